@@ -1,1 +1,1 @@
-"""."""
+"""Everything that speaks NATS; the only importer of ``nats``."""

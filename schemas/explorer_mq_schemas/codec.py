@@ -1,0 +1,352 @@
+"""Experiences in one buffer: a valid safetensors file, samples packed end to end.
+
+For readers in any language: the buffer is 8 bytes little-endian header length, a JSON header, then
+the tensors. Every tensor starts at a multiple of its item size. N is the number of experiences.
+
+    cu_seqlens            int64 [N + 1]   sample i is tokens[cu_seqlens[i]:cu_seqlens[i + 1]]
+    tokens                int32 [sum T]
+    prompt_length         int32 [N]       the response starts there
+    reward                float32 [N]     NaN: none
+    run, step             int32 [N]
+    policy_version_start  int64 [N]       -1: unknown
+    policy_version_end    int64 [N]
+    versions              int64 [S, 3]    version, start, end in the response
+    versions.cu_seqlens   int64 [N + 1]   rows of ``versions`` of each sample
+    F, F.cu_seqlens       optional array F (logprobs, action_mask as uint8, ...) packed likewise
+    F.present             uint8 [N]       only when some samples have no F
+    mm/<i>/<key>          multi-modal tensor ``key`` of sample i
+
+``__metadata__`` holds ``format``, ``schema_version`` and ``items``: a JSON list with one object per
+sample of all other fields that are not at their default. Nothing is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from explorer_mq_schemas.errors import ContractError
+from explorer_mq_schemas.experiences import ARRAY_DTYPES, EID, Experience, VersionSegment
+
+FORMAT = "exmq.experiences"
+VERSION = "1"
+MAX_BYTES = 4 << 30
+
+_DTYPES = {
+    "F64": np.dtype("<f8"),
+    "F32": np.dtype("<f4"),
+    "F16": np.dtype("<f2"),
+    "I64": np.dtype("<i8"),
+    "I32": np.dtype("<i4"),
+    "I16": np.dtype("<i2"),
+    "I8": np.dtype("i1"),
+    "U64": np.dtype("<u8"),
+    "U32": np.dtype("<u4"),
+    "U16": np.dtype("<u2"),
+    "U8": np.dtype("u1"),
+    "BOOL": np.dtype("?"),
+}
+_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
+_SCALARS = {
+    "prompt_length": np.dtype("<i4"),
+    "reward": np.dtype("<f4"),
+    "run": np.dtype("<i4"),
+    "step": np.dtype("<i4"),
+    "policy_version_start": np.dtype("<i8"),
+    "policy_version_end": np.dtype("<i8"),
+}
+_ITEM_FIELDS = (
+    "truncate_status",
+    "info",
+    "metrics",
+    "prompt_text",
+    "response_text",
+    "messages",
+    "tools",
+    "chosen_messages",
+    "rejected_messages",
+    "custom_fields",
+)
+
+Arrays = dict[str, NDArray[Any]]
+
+
+def pack(experiences: Sequence[Experience]) -> bytes:
+    """One buffer for ``experiences``; :func:`unpack` is the inverse.
+
+    Raises:
+        ContractError: a field cannot be stored (e.g. ``info`` is not JSON); the message names it.
+    """
+    arrays: Arrays = {}
+    _pack_ragged(arrays, "tokens", [e.tokens for e in experiences], np.dtype("<i4"), "cu_seqlens")
+    for name, dtype in _SCALARS.items():
+        arrays[name] = np.array([_scalar(e, name) for e in experiences], dtype)
+    segments = [np.array(e.versions, "<i8").reshape(-1, 3) for e in experiences]
+    arrays["versions"] = np.concatenate(segments) if segments else np.zeros((0, 3), "<i8")
+    arrays["versions.cu_seqlens"] = _offsets([len(segment) for segment in segments])
+    for name, dtype in ARRAY_DTYPES.items():
+        _pack_optional(arrays, name, [getattr(e, name) for e in experiences], dtype)
+    for number, experience in enumerate(experiences):
+        for key, value in (experience.multi_modal_inputs or {}).items():
+            arrays[f"mm/{number}/{key}"] = np.ascontiguousarray(value)
+    try:
+        items = orjson.dumps([_item(e) for e in experiences], option=orjson.OPT_SERIALIZE_NUMPY)
+    except TypeError as error:
+        raise ContractError(f"an experience's info, metrics or messages: {error}") from error
+    return _write(arrays, {"format": FORMAT, "schema_version": VERSION, "items": items.decode()})
+
+
+def unpack(
+    buffer: bytes | bytearray | memoryview, *, max_bytes: int = MAX_BYTES
+) -> list[Experience]:
+    """The experiences in ``buffer``; their arrays are views of it, not copies.
+
+    Raises:
+        ContractError: the buffer is malformed, truncated, too large, or of another format.
+    """
+    arrays, metadata = _read(buffer, max_bytes)
+    size = _check(arrays)
+    items = _items(metadata, size)
+    try:
+        return [_unpack_one(arrays, number, item) for number, item in enumerate(items)]
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        raise ContractError(f"experiences: malformed item: {error}") from error
+
+
+def unpack_arrays(buffer: bytes | bytearray | memoryview, *, max_bytes: int = MAX_BYTES) -> Arrays:
+    """The packed arrays by name (see the module's table), as views of ``buffer``.
+
+    Raises:
+        ContractError: as :func:`unpack`.
+    """
+    arrays, _ = _read(buffer, max_bytes)
+    _check(arrays)
+    return arrays
+
+
+def _scalar(experience: Experience, name: str) -> float | int:
+    if name in ("run", "step"):
+        value: float | int | None = getattr(experience.eid, name)
+    else:
+        value = getattr(experience, name)
+    if value is None:
+        return math.nan if name == "reward" else -1
+    return value
+
+
+def _item(experience: Experience) -> dict[str, Any]:
+    eid = experience.eid
+    item: dict[str, Any] = {
+        "type": experience.experience_type,
+        "batch": eid.batch,
+        "task": eid.task,
+        "suffix": eid.suffix,
+    }
+    for name in _ITEM_FIELDS:
+        value = getattr(experience, name)
+        if value not in (None, {}):
+            item[name] = value
+    return item
+
+
+def _offsets(lengths: Sequence[int]) -> NDArray[np.int64]:
+    offsets = np.zeros(len(lengths) + 1, "<i8")
+    np.cumsum(lengths, out=offsets[1:])
+    return offsets
+
+
+def _pack_ragged(
+    arrays: Arrays, name: str, values: Sequence[NDArray[Any]], dtype: np.dtype[Any], cu: str
+) -> None:
+    arrays[cu] = _offsets([len(value) for value in values])
+    try:
+        joined = np.concatenate(values) if values else np.zeros(0, dtype)
+    except ValueError as error:
+        raise ContractError(f"{name}: shapes differ between samples: {error}") from error
+    arrays[name] = np.ascontiguousarray(joined, dtype)
+
+
+def _pack_optional(
+    arrays: Arrays, name: str, values: Sequence[NDArray[Any] | None], dtype: np.dtype[Any]
+) -> None:
+    given = [value for value in values if value is not None]
+    if not given:
+        return
+    stored = np.dtype("u1") if dtype == np.bool_ else dtype
+    empty = np.zeros((0, *given[0].shape[1:]), dtype)
+    filled = [empty if value is None else value for value in values]
+    _pack_ragged(arrays, name, filled, stored, f"{name}.cu_seqlens")
+    if len(given) < len(values):
+        arrays[f"{name}.present"] = np.array([value is not None for value in values], "u1")
+
+
+def _write(arrays: Arrays, metadata: Mapping[str, str]) -> bytes:
+    """Largest items first and a header padded to 8 bytes: every tensor is aligned."""
+    ordered = sorted(arrays.items(), key=lambda entry: (-entry[1].itemsize, entry[0]))
+    header: dict[str, Any] = {"__metadata__": dict(metadata)}
+    at = 0
+    for name, array in ordered:
+        dtype = _NAMES.get(
+            array.dtype.newbyteorder("<") if array.dtype.byteorder == "=" else array.dtype
+        )
+        if dtype is None:
+            raise ContractError(f"{name}: dtype {array.dtype} cannot be stored")
+        header[name] = {
+            "dtype": dtype,
+            "shape": list(array.shape),
+            "data_offsets": [at, at + array.nbytes],
+        }
+        at += array.nbytes
+    text = orjson.dumps(header)
+    text += b" " * (-len(text) % 8)
+    pieces = [len(text).to_bytes(8, "little"), text]
+    pieces.extend(
+        memoryview(array.reshape(-1).view(np.uint8)) for _, array in ordered if array.nbytes
+    )
+    return b"".join(pieces)
+
+
+def _read(buffer: bytes | bytearray | memoryview, max_bytes: int) -> tuple[Arrays, dict[str, str]]:
+    view = memoryview(buffer).toreadonly().cast("B")
+    if len(view) > max_bytes:
+        raise ContractError(f"experiences: {len(view)} bytes exceed the limit of {max_bytes}")
+    if len(view) < 8:
+        raise ContractError("experiences: the buffer is truncated")
+    size = int.from_bytes(view[:8], "little")
+    if size > len(view) - 8:
+        raise ContractError("experiences: not a safetensors buffer, or truncated in its header")
+    try:
+        header = orjson.loads(bytes(view[8 : 8 + size]))
+    except orjson.JSONDecodeError as error:
+        raise ContractError(f"experiences: unreadable header: {error}") from error
+    if not isinstance(header, dict):
+        raise ContractError("experiences: the header is not an object")
+    metadata = header.pop("__metadata__", None)
+    if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
+        raise ContractError("experiences: the buffer is not of format " + FORMAT)
+    if metadata.get("schema_version") != VERSION:
+        raise ContractError(f"experiences: version {metadata.get('schema_version')!r} is unknown")
+    return _tensors(header, view[8 + size :]), metadata
+
+
+def _tensors(header: dict[str, Any], body: memoryview) -> Arrays:
+    arrays: Arrays = {}
+    spans: list[tuple[int, int]] = []
+    for name, entry in header.items():
+        try:
+            dtype = _DTYPES[entry["dtype"]]
+            shape = tuple(entry["shape"])
+            start, end = entry["data_offsets"]
+            if not all(type(n) is int and n >= 0 for n in (*shape, start, end)):
+                raise ContractError(f"experiences: {name}: negative or odd shape or offset")
+        except (KeyError, TypeError, ValueError) as error:
+            raise ContractError(f"experiences: {name}: malformed entry: {error}") from error
+        count = math.prod(shape)
+        if end - start != count * dtype.itemsize or end > len(body):
+            raise ContractError(f"experiences: {name}: offsets do not fit shape or buffer")
+        arrays[name] = np.frombuffer(body, dtype, count, start).reshape(shape)
+        spans.append((start, end))
+    at = 0
+    for start, end in sorted(spans):
+        if start != at:
+            raise ContractError("experiences: tensors overlap or leave gaps")
+        at = end
+    if at != len(body):
+        raise ContractError("experiences: the buffer is truncated or has bytes left over")
+    return arrays
+
+
+def _check(arrays: Arrays) -> int:
+    """Every invariant the readers rely on; returns N."""
+    size = len(_need(arrays, "cu_seqlens", "<i8", 1)) - 1
+    if size < 0:
+        raise ContractError("experiences: cu_seqlens is empty")
+    _check_offsets(arrays, "cu_seqlens", "tokens", "<i4", size)
+    for name, dtype in _SCALARS.items():
+        if len(_need(arrays, name, dtype, 1)) != size:
+            raise ContractError(f"experiences: {name} does not have {size} entries")
+    _check_offsets(arrays, "versions.cu_seqlens", "versions", "<i8", size)
+    if arrays["versions"].ndim != 2 or arrays["versions"].shape[1] != 3:
+        raise ContractError("experiences: versions is not [S, 3]")
+    for name, dtype in ARRAY_DTYPES.items():
+        if name in arrays:
+            stored = np.dtype("u1") if dtype == np.bool_ else dtype
+            _check_offsets(arrays, f"{name}.cu_seqlens", name, stored, size)
+            if arrays[name].ndim != (3 if name == "routed_experts" else 1):
+                raise ContractError(f"experiences: {name} has shape {arrays[name].shape}")
+            present = arrays.get(f"{name}.present")
+            if present is not None and (present.dtype != np.uint8 or present.shape != (size,)):
+                raise ContractError(f"experiences: {name}.present is malformed")
+    return size
+
+
+def _need(arrays: Arrays, name: str, dtype: Any, ndim: int | None = None) -> NDArray[Any]:
+    array = arrays.get(name)
+    if array is None:
+        raise ContractError(f"experiences: {name} is missing")
+    if array.dtype != np.dtype(dtype) or (ndim is not None and array.ndim != ndim):
+        raise ContractError(f"experiences: {name} is {array.dtype} {array.shape}")
+    return array
+
+
+def _check_offsets(arrays: Arrays, cu: str, name: str, dtype: Any, size: int) -> None:
+    offsets = _need(arrays, cu, "<i8", 1)
+    values = _need(arrays, name, dtype)
+    fits = len(offsets) == size + 1 and values.ndim >= 1
+    if not fits or offsets[0] != 0 or offsets[-1] != len(values) or np.any(np.diff(offsets) < 0):
+        raise ContractError(f"experiences: {cu} does not describe {name}")
+
+
+def _items(metadata: Mapping[str, str], size: int) -> list[dict[str, Any]]:
+    try:
+        items = orjson.loads(metadata.get("items", ""))
+    except (orjson.JSONDecodeError, TypeError) as error:
+        raise ContractError(f"experiences: unreadable items: {error}") from error
+    if not isinstance(items, list) or len(items) != size:
+        raise ContractError(f"experiences: items does not have {size} entries")
+    if not all(isinstance(item, dict) for item in items):
+        raise ContractError("experiences: an item is not an object")
+    return items
+
+
+def _cut(arrays: Arrays, name: str, number: int, cu: str | None = None) -> NDArray[Any]:
+    offsets = arrays[cu or f"{name}.cu_seqlens"]
+    return arrays[name][offsets[number] : offsets[number + 1]]
+
+
+def _unpack_one(arrays: Arrays, number: int, item: dict[str, Any]) -> Experience:
+    optional: dict[str, Any] = {}
+    for name, dtype in ARRAY_DTYPES.items():
+        present = arrays.get(f"{name}.present")
+        if name in arrays and (present is None or present[number]):
+            value = _cut(arrays, name, number)
+            optional[name] = value.view(np.bool_) if dtype == np.bool_ else value
+    prefix = f"mm/{number}/"
+    modal = {k[len(prefix) :]: v for k, v in arrays.items() if k.startswith(prefix)}
+    reward = float(arrays["reward"][number])
+    start = int(arrays["policy_version_start"][number])
+    end = int(arrays["policy_version_end"][number])
+    return Experience(
+        tokens=_cut(arrays, "tokens", number, "cu_seqlens"),
+        prompt_length=int(arrays["prompt_length"][number]),
+        eid=EID(
+            item["batch"],
+            item["task"],
+            int(arrays["run"][number]),
+            int(arrays["step"][number]),
+            item["suffix"],
+        ),
+        experience_type=item["type"],
+        reward=None if math.isnan(reward) else reward,
+        multi_modal_inputs=modal or None,
+        policy_version_start=None if start < 0 else start,
+        policy_version_end=None if end < 0 else end,
+        versions=tuple(VersionSegment(*row) for row in _cut(arrays, "versions", number).tolist()),
+        **{name: item[name] for name in _ITEM_FIELDS if name in item},
+        **optional,
+    )

@@ -1,1 +1,1 @@
-"""."""
+"""Workflows: how a task is rolled out."""

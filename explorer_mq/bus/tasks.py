@@ -1,8 +1,8 @@
 """The task queue: slices out, leases in.
 
 The coordinator publishes with :class:`TaskQueue`; a worker takes leases from :class:`TaskSource`.
-A lease lasts ``lease_s`` and is extended by heartbeats until it is settled; a worker that dies stops
-extending, and the server gives the slice to another.
+A lease lasts ``lease_s`` and is extended by heartbeats until it is settled; a worker that dies
+stops extending, and the server gives the slice to another.
 """
 
 from __future__ import annotations
@@ -12,12 +12,14 @@ import logging
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import orjson
 
-from explorer_mq.bus.connection import Bus, JetStreamError, Msg, Subscription
+from explorer_mq.bus.connection import Bus, JetStreamError, Msg
 from explorer_mq.bus.objects import get_object, put_object
 from explorer_mq.bus.publisher import ATOMIC_LIMIT, OutMessage, Publisher, publish_atomic
+from explorer_mq.bus.puller import HEARTBEAT_S, Puller
 from explorer_mq_schemas.errors import BusUnavailable, ContractError, NotFound
 from explorer_mq_schemas.messages import ObjectRef
 from explorer_mq_schemas.subjects import Lane, SliceKey
@@ -26,9 +28,6 @@ from explorer_mq_schemas.tasks import Slice
 logger = logging.getLogger(__name__)
 
 _NS = 1_000_000_000
-_EXPIRES_S = 20.0
-_HEARTBEAT_S = 2.0
-_MAX_BYTES = 16 << 20
 _HEADER_ROOM_BYTES = 4 << 10
 _OBJECT_HEADER = "Exmq-Object"
 
@@ -163,70 +162,6 @@ class Lease:
         await self._bus.publish(self._reply, verb)
 
 
-class _LanePull:
-    """Outstanding pull requests on one pool and lane."""
-
-    def __init__(self, bus: Bus, pool: str, lane: Lane, source: TaskSource) -> None:
-        names = bus.names
-        self._bus = bus
-        self._source = source
-        self._subject = (
-            f"$JS.API.CONSUMER.MSG.NEXT.{names.tasks_stream}.{names.pool_consumer(pool, lane)}"
-        )
-        self.lane = lane
-        self.outstanding = 0
-        self.heard_at = 0.0
-        self._inbox = ""
-        self._subscription: Subscription | None = None
-
-    async def open(self) -> None:
-        """Listen on a fresh inbox; requests of the old one are void."""
-        await self.close()
-        self.outstanding = 0
-        self._inbox = self._bus.new_inbox()
-        inbox = self._inbox
-
-        async def hear(message: Msg) -> None:
-            if inbox == self._inbox:
-                self._hear(message)
-
-        self._subscription = await self._bus.subscribe(inbox, hear)
-
-    async def close(self) -> None:
-        """Stop listening."""
-        if self._subscription is not None:
-            await self._subscription.unsubscribe()
-            self._subscription = None
-
-    async def ask(self, count: int) -> None:
-        """Pull up to ``count`` slices."""
-        if count <= 0:
-            return
-        self.outstanding += count
-        self.heard_at = asyncio.get_running_loop().time()
-        body = {
-            "batch": count,
-            "expires": int(_EXPIRES_S * _NS),
-            "idle_heartbeat": int(_HEARTBEAT_S * _NS),
-            "max_bytes": _MAX_BYTES,
-        }
-        await self._bus.publish(self._subject, orjson.dumps(body), reply=self._inbox)
-
-    def _hear(self, message: Msg) -> None:
-        self.heard_at = asyncio.get_running_loop().time()
-        headers = message.headers
-        if headers and "Status" in headers and not message.reply.startswith("$JS.ACK"):
-            status = headers["Status"]
-            if status != "100":
-                ended = int(headers.get("Nats-Pending-Messages", self.outstanding))
-                self.outstanding = max(0, self.outstanding - ended)
-                gone = status == "409" and "Deleted" in headers.get("Description", "")
-                self._source.wake(renew=gone or status == "503")
-            return
-        self.outstanding = max(0, self.outstanding - 1)
-        self._source.receive(message, self.lane)
-
-
 class TaskSource:
     """Leases for one worker: at most as many as it has free slots, urgent ones first.
 
@@ -237,7 +172,18 @@ class TaskSource:
     def __init__(self, bus: Bus, pools: Sequence[str], *, lease_s: float) -> None:
         self._bus = bus
         self._lease_s = lease_s
-        self._pulls = [_LanePull(bus, pool, lane, self) for lane in Lane for pool in pools]
+        names = bus.names
+        self._pulls = [
+            Puller(
+                bus,
+                names.tasks_stream,
+                names.pool_consumer(pool, lane),
+                partial(self.receive, lane=lane),
+                self.wake,
+            )
+            for lane in Lane
+            for pool in pools
+        ]
         self._credits = 0
         self._waiting: dict[Lane, deque[Lease]] = {lane: deque() for lane in Lane}
         self._held: set[Lease] = set()
@@ -313,7 +259,6 @@ class TaskSource:
         self._arrived.set()
 
     async def _pull_loop(self) -> None:
-        loop = asyncio.get_running_loop()
         while True:
             self._wake.clear()
             try:
@@ -325,11 +270,10 @@ class TaskSource:
             except BusUnavailable as error:
                 logger.warning("pulling slices paused: %s", error)
             try:
-                async with asyncio.timeout(_HEARTBEAT_S * 2):
+                async with asyncio.timeout(HEARTBEAT_S * 2):
                     await self._wake.wait()
             except TimeoutError:
-                silent = loop.time() - _HEARTBEAT_S * 3
-                self._renew = any(p.outstanding and p.heard_at < silent for p in self._pulls)
+                self._renew = any(pull.is_silent for pull in self._pulls)
 
     async def _refill(self) -> None:
         """Every lane may fill the free slots: the lanes' requests overlap, so that an urgent slice

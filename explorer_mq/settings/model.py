@@ -95,7 +95,10 @@ class ServerSettings(Section):
     port: int = Field(default=4222, ge=-1, le=65535, description="port; -1 takes a free one")
     store_dir: Path = Field(default=Path(".explorer-mq/nats"), description="where streams are kept")
     max_payload_bytes: int = Field(
-        default=8 << 20, ge=64 << 10, le=64 << 20, description="largest message; more goes in chunks"
+        default=8 << 20,
+        ge=64 << 10,
+        le=64 << 20,
+        description="largest message; more goes in chunks",
     )
     max_store_bytes: int | None = Field(
         default=None, ge=1, description="most the streams may take; default what the disk has"

@@ -199,7 +199,7 @@ class Scheduler:
     def _fold(self, received: Sequence[Received]) -> None:
         for message in received:
             try:
-                key, report = ResultLog.parse(message)
+                key, report = self._results.parse(message)
             except ContractError as error:
                 self.malformed_results += 1
                 logger.warning("result seq=%d ignored: %s", message.seq, error)

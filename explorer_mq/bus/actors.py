@@ -102,7 +102,7 @@ class ActorHandle:
                 f"no {self._name} is running for run {run!r}; start one with "
                 f"`explorer-mq {self._name} --run {run}`"
             ) from error
-        fields = orjson.loads(reply.data) if reply.data else None
+        fields: Any = orjson.loads(reply.data) if reply.data else None
         if reply.headers and _ERROR_HEADER in reply.headers:
             raise from_wire(fields["code"], fields["message"])
         return fields

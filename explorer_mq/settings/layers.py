@@ -1,8 +1,8 @@
 """Reading settings from files, environment and command line, and laying them over each other.
 
 A layer is a flat map from path to value and origin; an unknown key is refused while its origin is
-known. :func:`merge` lays later layers over earlier ones: tables are merged, lists are replaced, and a
-layer that changes the ``type`` of an engine drops the keys of the other engine below it.
+known. :func:`merge` lays later layers over earlier ones: tables are merged, lists are replaced, and
+a layer that changes the ``type`` of an engine drops the keys of the other engine below it.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from typing import Any
 from explorer_mq.settings import reference
 from explorer_mq.settings.reference import ENV_PREFIX, VARIANT_KEY
 from explorer_mq_schemas.errors import ConfigError
+
+_LIST_HINT = "`explorer-mq config show` lists all keys"
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,16 +147,29 @@ def _layer(pairs: Iterable[tuple[reference.Path, Any]], origin: str) -> Layer:
 
 
 def _check_known(path: reference.Path, origin: str) -> None:
-    dotted = ".".join(path)
+    where = located(path, origin)
     if path in reference.sections():
         raise ConfigError(
-            f"{origin}: {dotted} is a section, not a value; "
-            f"`explorer-mq config show {path[0]}` lists its keys"
+            f"{where}: a section, not a value; `explorer-mq config show {path[0]}` lists its keys"
         )
     if reference.find(path) is None:
         close = reference.nearest(path)
-        hint = f"did you mean {close}?" if close else "`explorer-mq config show` lists all keys"
-        raise ConfigError(f"{origin}: unknown key {dotted}; {hint}")
+        hint = f"did you mean {_spelled(close, origin)}?" if close else _LIST_HINT
+        raise ConfigError(f"{where}: no such setting; {hint}")
+
+
+def located(path: reference.Path, origin: str) -> str:
+    """Origin and path for a message; a variable or flag that spells the path says both."""
+    dotted = ".".join(path)
+    spelled = origin.replace("-", "_") == _spelled(dotted, origin).replace("-", "_")
+    return origin if spelled and origin != dotted else f"{origin}: {dotted}"
+
+
+def _spelled(dotted: str, origin: str) -> str:
+    """A path the way ``origin`` writes it: as variable, flag or key."""
+    if origin.startswith(ENV_PREFIX):
+        return ENV_PREFIX + dotted.replace(".", "__").upper()
+    return f"--{dotted.replace('_', '-')}" if origin.startswith("--") else dotted
 
 
 def _over(lower: Layer, upper: Layer) -> Layer:

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from explorer_mq.settings import reference
-from explorer_mq.settings.layers import Layer, merge, nest, read_layers
+from explorer_mq.settings.layers import Layer, located, merge, nest, read_layers
 from explorer_mq.settings.model import Settings
 from explorer_mq_schemas.errors import ConfigError
 
@@ -38,8 +38,8 @@ def load_settings(
 ) -> Settings:
     """Settings from defaults < ``files`` left to right < ``environ`` < ``overrides``.
 
-    Tables are merged, lists are replaced; a layer that changes an engine's ``type`` drops the keys of
-    the other engine. ``overrides`` are dotted paths with the text of a command line.
+    Tables are merged, lists are replaced; a layer that changes an engine's ``type`` drops the keys
+    of the other engine. ``overrides`` are dotted paths with the text of a command line.
 
     Raises:
         ConfigError: a file is missing, a key is unknown, a value is not valid.
@@ -74,23 +74,24 @@ def _complaint(error: ValidationError, merged: Layer) -> str:
     """The first defect: origin, key, what was expected, what was got, what may have been meant."""
     first = error.errors(include_url=False)[0]
     path, origin = _place(first["loc"], merged)
-    dotted = ".".join(path)
     if first["type"] == "union_tag_invalid":
-        dotted += f".{reference.VARIANT_KEY}"
-        origin = merged[(*path, reference.VARIANT_KEY)].origin
-        tags = first["ctx"]["expected_tags"]
-        return f"{origin}: {dotted}: expected one of {tags} (got {first['ctx']['tag']!r})"
+        path = (*path, reference.VARIANT_KEY)
+        where = located(path, merged[path].origin)
+        return (
+            f"{where}: must be one of {first['ctx']['expected_tags']} (got {merged[path].value!r})"
+        )
+    where = located(path, origin)
     if first["type"] == "extra_forbidden":
-        kind = merged.get((*path[:-1], reference.VARIANT_KEY))
-        variant = kind.value if kind else reference.variant_roots().get(path[:-1], "")
-        return f"{origin}: {dotted} is no key of engine type {variant!r}; drop it or change the type"
+        chosen = merged.get((*path[:-1], reference.VARIANT_KEY))
+        variant = chosen.value if chosen else reference.variant_roots().get(path[:-1], "")
+        return f"{where}: no setting of type {variant!r}; drop it, or set another type"
     got = str(shown(str(first["input"])))[:_SHOWN_CHARS]
-    return f"{origin}: {dotted}: {_expectation(first)} (got {got!r})"
+    return f"{where}: {_expectation(first)} (got {got!r})"
 
 
 def _expectation(first: Mapping[str, Any]) -> str:
     text = str(first["msg"]).removeprefix("Value error, ")
-    text = text.replace("Input should be", "expected")
+    text = text.replace("Input should be", "must be")
     return _COMPLAINTS.get(first["type"], text)
 
 

@@ -148,7 +148,7 @@ class SchedulerSettings(Section):
     batch_deadline_s: float | None = Field(
         default=None,
         gt=0,
-        description="longest a batch may take; default max_timeout_s for every attempt and a margin",
+        description="longest a batch may take; default every attempt's max_timeout_s and a margin",
     )
     max_repeat_times_per_runner: int | None = Field(
         default=None, ge=1, description="most runs of a task in one slice; default the whole group"

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import difflib
 import functools
+import pathlib
 import types
 import typing
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import BaseModel, Discriminator, Tag
+from pydantic import BaseModel, Tag
 from pydantic.fields import FieldInfo
 
 from explorer_mq.settings.engines import DEFAULT_ENGINE
@@ -18,6 +19,8 @@ from explorer_mq.settings.model import Settings
 
 ENV_PREFIX = "EXPLORER_MQ_"
 VARIANT_KEY = "type"
+
+_TEXT_KINDS = frozenset((str, pathlib.Path))
 
 Path = tuple[str, ...]
 
@@ -112,7 +115,7 @@ def _walk(model: type[BaseModel], path: Path, variant: str) -> Iterator[Entry]:
         models = _models(field)
         if not models:
             default = field.get_default(call_default_factory=True, validated_data={})
-            yield Entry(below, _full(field), default, field.description or "", variant)
+            yield Entry(below, field.annotation, default, field.description or "", variant)
         for tag, child in models.items():
             yield from _walk(child, below, tag or variant)
 
@@ -131,18 +134,12 @@ def _models(field: FieldInfo) -> dict[str, type[BaseModel]]:
     kind = field.annotation
     if isinstance(kind, type) and issubclass(kind, BaseModel):
         return {"": kind}
-    if not any(isinstance(mark, Discriminator) for mark in field.metadata + [field.discriminator]):
-        return {}
     found: dict[str, type[BaseModel]] = {}
     for member in typing.get_args(kind):
-        plain, *marks = typing.get_args(member)
-        tag = next(mark.tag for mark in marks if isinstance(mark, Tag))
-        found[tag] = plain
+        for mark in getattr(member, "__metadata__", ()):
+            if isinstance(mark, Tag):
+                found[mark.tag] = typing.get_args(member)[0]
     return found
-
-
-def _full(field: FieldInfo) -> Any:
-    return field.annotation
 
 
 def _plain_types(annotation: Any) -> set[Any]:
@@ -155,6 +152,3 @@ def _plain_types(annotation: Any) -> set[Any]:
     if origin is typing.Literal:
         return {type(value) for value in typing.get_args(annotation)}
     return {origin or annotation}
-
-
-_TEXT_KINDS = frozenset((str, __import__("pathlib").Path))

@@ -1,35 +1,29 @@
-"""explorer-mq: the exploring half of reinforcement fine-tuning as message-queue driven actors.
-
-The trainer clients are reachable from here and loaded on first use, so that importing the package
-stays cheap and needs neither NATS nor numpy.
-"""
+"""explorer-mq: the exploring half of reinforcement fine-tuning as message-queue driven actors."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from explorer_mq.trainer import (
-        SyncTrainBatch,
-        SyncTrainerClient,
-        TrainBatch,
-        TrainerClient,
-    )
-
-__all__ = ["SyncTrainBatch", "SyncTrainerClient", "TrainBatch", "TrainerClient", "__version__"]
+    from explorer_mq.coordinator import RolloutCoordinator
+    from explorer_mq.trainer.client import TrainerClient
+    from explorer_mq.trainer.sync import SyncTrainerClient
 
 __version__ = "0.1.0"
 
-_LAZY = frozenset(__all__) - {"__version__"}
+__all__ = ["RolloutCoordinator", "SyncTrainerClient", "TrainerClient", "__version__"]
+
+_HOMES = {
+    "RolloutCoordinator": "explorer_mq.coordinator",
+    "SyncTrainerClient": "explorer_mq.trainer.sync",
+    "TrainerClient": "explorer_mq.trainer.client",
+}
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _LAZY:
+    """Public classes are imported when first used, so that importing the package stays cheap."""
+    if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from explorer_mq import trainer
+    from importlib import import_module
 
-    return getattr(trainer, name)
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return getattr(import_module(_HOMES[name]), name)

@@ -6,18 +6,29 @@ stores the tasks next to the results first and sends the reference.
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from explorer_mq import __version__
 
 from explorer_mq.bus.actors import ActorHandle, ActorService, Method, serve_actor
 from explorer_mq.bus.connection import Bus
 from explorer_mq.bus.objects import get_object, put_object
 from explorer_mq.bus.publisher import Publisher
+from explorer_mq.bus.topology import StreamLimits, ensure, ensure_pool
 from explorer_mq.coordinator import INLINE_TASKS_BYTES, RolloutCoordinator
+from explorer_mq.crew import Crew
+from explorer_mq.running import run_until_signal
+from explorer_mq.settings import Settings
 from explorer_mq_schemas.batches import BatchResult, BatchView
+from explorer_mq_schemas.errors import BusUnavailable
 from explorer_mq_schemas.ids import new_id
 from explorer_mq_schemas.messages import ObjectRef
 from explorer_mq_schemas.tasks import BatchType, Task
+
+logger = logging.getLogger(__name__)
 
 ACTOR = "coordinator"
 
@@ -172,3 +183,46 @@ def _parse(found: dict[str, Any]) -> BatchView | BatchResult:
     if "submitted_at" in found:
         return BatchView.validate_fields(found)
     return BatchResult.validate_fields(found)
+
+
+async def serve_run(settings: Settings, stop: asyncio.Event) -> None:
+    """Set up the run, take up its batches and answer calls until ``stop`` is set.
+
+    Raises:
+        FencedError: another coordinator took over.
+        BusUnavailable: NATS cannot be reached.
+    """
+    options = settings.nats.options("coordinator")
+    limits = StreamLimits(
+        replicas=settings.streams.replicas,
+        results_max_bytes=settings.streams.results_max_bytes,
+        results_max_age_s=settings.streams.results_max_age_s,
+        train_max_age_s=settings.streams.train_max_age_s,
+        dead_max_age_s=settings.streams.dead_max_age_s,
+    )
+    async with await Bus.connect(settings.run, options) as bus:
+        await ensure(bus, limits)
+        for pool in settings.worker.pools:
+            await ensure_pool(bus, pool, lease_s=settings.scheduler.lease_s)
+        coordinator = RolloutCoordinator(bus, settings)
+        await coordinator.prepare()
+        service = await serve_coordinator(bus, coordinator, version=__version__)
+        logger.info("coordinator of run %s ready", settings.run)
+        try:
+            async with Crew() as crew:
+                ended = crew.start(stop.wait(), name="stop")
+                failed = crew.start(coordinator.failed(), name="failure")
+                closed = crew.start(bus.wait_closed(), name="connection")
+                await asyncio.wait((ended, failed, closed), return_when=asyncio.FIRST_COMPLETED)
+                if failed.done():
+                    raise failed.result()
+                if closed.done():
+                    raise BusUnavailable(f"NATS connection lost: {closed.result()}")
+        finally:
+            await service.close()
+            await coordinator.shutdown()
+
+
+def run_coordinator(settings: Settings) -> int:
+    """The coordinator command: serve until SIGTERM or SIGINT."""
+    return run_until_signal(lambda stop: serve_run(settings, stop))

@@ -12,7 +12,7 @@ from explorer_mq.settings.model import LogSettings
 
 
 class JsonLines(logging.Formatter):
-    """One object a line: ``time`` (UTC, ISO 8601), ``level``, ``logger``, ``message``, ``error``."""
+    """One object a line: ``time`` (UTC), ``level``, ``logger``, ``message``, ``error``."""
 
     def format(self, record: logging.LogRecord) -> str:
         """The record as one line of JSON; a traceback is text in ``error``."""
@@ -28,7 +28,7 @@ class JsonLines(logging.Formatter):
 
 
 def configure_logging(settings: LogSettings, stream: TextIO | None = None) -> None:
-    """Send all records of this process to ``stream`` (standard error), replacing earlier set-ups."""
+    """Send this process's records to ``stream`` (standard error), replacing earlier set-ups."""
     target = stream or sys.stderr
     as_text = settings.format == "text" or (settings.format == "auto" and target.isatty())
     sink = logging.StreamHandler(target)

@@ -7,6 +7,7 @@ import hashlib
 import importlib
 import importlib.util
 import sys
+import threading
 from collections.abc import Iterable
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -16,14 +17,16 @@ from typing import Any
 from explorer_mq_schemas.errors import ConfigError
 
 _SHOWN_PATHS = 4
+_FILE_IMPORTS = threading.RLock()
+"""Like the import system's own lock: nobody sees a file that is half imported."""
 
 
 def load(name: str, group: str) -> Any:
     """The object that ``name`` stands for.
 
     Args:
-        name: ``package.module:attr`` (dotted attributes allowed), ``path/file.py:attr``, or the name
-            of an entry point.
+        name: ``package.module:attr`` (``attr`` may be dotted), ``path/file.py:attr``, or the name of
+            an entry point.
         group: entry-point group, e.g. ``explorer_mq.workflows``.
 
     Raises:
@@ -77,8 +80,11 @@ def _import_file(file: Path) -> ModuleType:
         raise ConfigError(f"no file {path}{_hint(path.name, nearby)}")
     digest = hashlib.sha256(str(path).encode()).hexdigest()[:12]
     module_name = f"explorer_mq_file_{digest}_{path.stem}"
-    if module_name in sys.modules:
-        return sys.modules[module_name]
+    with _FILE_IMPORTS:
+        return sys.modules.get(module_name) or _run_file(path, module_name)
+
+
+def _run_file(path: Path, module_name: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location(module_name, path)
     assert spec is not None
     assert spec.loader is not None
@@ -96,7 +102,7 @@ def _attribute(module: ModuleType, dotted: str, target: str) -> Any:
     found: Any = module
     for part in dotted.split("."):
         if not hasattr(found, part):
-            public = [name for name in vars(found) if not name.startswith("_")]
+            public = [name for name in dir(found) if not name.startswith("_")]
             raise ConfigError(f"{target!r} has no attribute {dotted!r}{_hint(part, public)}")
         found = getattr(found, part)
     return found

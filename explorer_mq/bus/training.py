@@ -149,8 +149,10 @@ class BatchSource:
                     await lease.extend()
 
 
-async def read_payloads(bus: Bus, manifest: TrainBatchManifest) -> list[bytes | bytearray]:
-    """Packed experiences of every part of the batch, in the manifest's order; one read for all.
+async def read_payloads(
+    bus: Bus, manifest: TrainBatchManifest
+) -> list[tuple[int, bytes | bytearray]]:
+    """Task number and packed experiences of every part of the batch, in the manifest's order; one read for all.
 
     Raises:
         NotFound: parts are gone; the result stream's retention is too short for this trainer.
@@ -162,7 +164,7 @@ async def read_payloads(bus: Bus, manifest: TrainBatchManifest) -> list[bytes | 
     token = encode_token(str(manifest.batch))
     kind = "result" if manifest.parts.stream == names.results_stream else "train"
     filters = [f"{names.root}.{kind}.{token}.>"]
-    found: dict[int, bytes | bytearray] = {}
+    found: dict[int, tuple[int, bytes | bytearray]] = {}
     open_parts = set(wanted)
     stream = manifest.parts.stream
     async with Follower(bus, stream, filters, start_seq=min(wanted)) as follower:
@@ -173,11 +175,11 @@ async def read_payloads(bus: Bus, manifest: TrainBatchManifest) -> list[bytes | 
                 if message.seq not in open_parts:
                     continue
                 open_parts.discard(message.seq)
-                report = parse_report(names, message)[1]
+                key, report = parse_report(names, message)
                 if isinstance(report, Result) and report.object is not None:
-                    found[message.seq] = await get_object(bus, stream, report.object)
+                    found[message.seq] = (key.task, await get_object(bus, stream, report.object))
                 else:
-                    found[message.seq] = message.data
+                    found[message.seq] = (key.task, message.data)
     if open_parts:
         raise NotFound(
             f"batch {manifest.batch!r}: {len(open_parts)} of {len(wanted)} parts are gone from "

@@ -17,6 +17,7 @@ from explorer_mq_schemas.errors import ConfigError
 _USERINFO = re.compile(r"//[^/@\s]*@")
 _SHOWN_CHARS = 80
 _COMPLAINTS = {
+    "too_short": "must not be empty",
     "int_parsing": "expected a whole number",
     "int_type": "expected a whole number",
     "int_from_float": "expected a whole number",
@@ -82,8 +83,8 @@ def _complaint(error: ValidationError, merged: Layer) -> str:
         )
     where = located(path, origin)
     if first["type"] == "extra_forbidden":
-        chosen = merged.get((*path[:-1], reference.VARIANT_KEY))
-        variant = chosen.value if chosen else reference.variant_roots().get(path[:-1], "")
+        tag = merged.get((*path[:-1], reference.VARIANT_KEY))
+        variant = tag.value if tag else reference.variant_roots().get(path[:-1], "")
         return f"{where}: no setting of type {variant!r}; drop it, or set another type"
     got = str(shown(str(first["input"])))[:_SHOWN_CHARS]
     return f"{where}: {_expectation(first)} (got {got!r})"

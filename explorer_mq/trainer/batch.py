@@ -30,7 +30,7 @@ class Payload:
 class BatchContent:
     """What both kinds of training batch offer.
 
-    ``manifest`` describes the batch; ``delivery`` is 1 the first time the trainer gets it and
+    ``manifest`` describes the batch and ``parts`` are its payloads in that order; ``delivery`` is 1 the first time the trainer gets it and
     grows when it was not acknowledged before (a crash, a lost lease). Content never differs
     between deliveries.
     """
@@ -40,7 +40,7 @@ class BatchContent:
     ) -> None:
         self.manifest = manifest
         self.delivery = delivery
-        self._parts = tuple(parts)
+        self.parts = tuple(parts)
 
     def __len__(self) -> int:
         """Number of experiences."""
@@ -58,7 +58,7 @@ class BatchContent:
     @property
     def payloads(self) -> list[Buffer]:
         """Packed buffers in the manifest's order, see :mod:`explorer_mq_schemas.codec`."""
-        return [part.data for part in self._parts]
+        return [part.data for part in self.parts]
 
     def experiences(self) -> list[Experience]:
         """One object per sample, unpacked on the first call; arrays are read-only views.
@@ -90,7 +90,7 @@ class BatchContent:
     @cached_property
     def _experiences(self) -> list[Experience]:
         found: list[Experience] = []
-        for number, part in enumerate(self._parts):
+        for number, part in enumerate(self.parts):
             samples = unpack(part.data)
             self._check(number, len(samples))
             found.extend(samples)
@@ -98,7 +98,7 @@ class BatchContent:
 
     @cached_property
     def _arrays(self) -> Arrays:
-        parts = [unpack_arrays(part.data) for part in self._parts]
+        parts = [unpack_arrays(part.data) for part in self.parts]
         sizes = [len(part["prompt_length"]) for part in parts]
         for number, size in enumerate(sizes):
             self._check(number, size)
@@ -115,7 +115,7 @@ class BatchContent:
             )
 
     def _tasks(self, sizes: Sequence[int]) -> NDArray[np.int64]:
-        numbers = [part.task for part in self._parts if part.task is not None]
+        numbers = [part.task for part in self.parts if part.task is not None]
         if len(numbers) == len(sizes):
             return np.repeat(np.array(numbers, np.int64), sizes)
         seen: dict[str, int] = {}
@@ -153,7 +153,7 @@ class SyncTrainBatch(BatchContent):
     """A training batch of :class:`~explorer_mq.trainer.sync.SyncTrainerClient`."""
 
     def __init__(self, batch: TrainBatch, wait_for: Callable[[Awaitable[None]], None]) -> None:
-        super().__init__(batch.manifest, batch._parts, delivery=batch.delivery)
+        super().__init__(batch.manifest, batch.parts, delivery=batch.delivery)
         self._batch = batch
         self._wait_for = wait_for
 

@@ -197,6 +197,10 @@ class RunNames:
         """Subject of one part of a training batch; part 0 is its manifest."""
         return f"{self.root}.train.{encode_token(batch)}.{part}"
 
+    def batch_training(self, batch: str) -> str:
+        """Filter over all parts of one training batch."""
+        return f"{self.root}.train.{encode_token(batch)}.*"
+
     def manifests(self) -> str:
         """Filter over the manifests of all training batches."""
         return f"{self.root}.train.*.0"

@@ -135,7 +135,7 @@ class Model:
     def _truncated(self, prompt: list[int]) -> Experience:
         """A prompt beyond the context yields a sample that trains nothing."""
         return Experience(
-            tokens=prompt[: self.max_model_tokens],
+            tokens=np.array(prompt[: self.max_model_tokens], np.int32),
             prompt_length=self.max_model_tokens - 1,
             logprobs=np.zeros(1, np.float32),
             reward=0.0,

@@ -23,6 +23,8 @@ from explorer_mq.bus.results import ResultLog
 from explorer_mq.bus.tasks import Lease, TaskSource
 from explorer_mq.bus.topology import wait_ready
 from explorer_mq.crew import Crew
+from explorer_mq.plugins import load
+from explorer_mq.running import run_until_signal
 from explorer_mq.settings import Settings
 from explorer_mq_schemas.beats import RunningSlice, WorkerBeat, WorkerState
 from explorer_mq_schemas.cancel import Cancel
@@ -354,3 +356,29 @@ class Worker:
             sent_at=self._bus.now(),
         )
         await self._bus.publish(self._bus.names.beat(self.name), beat.encode())
+
+
+async def serve_worker(settings: Settings, stop: asyncio.Event) -> None:
+    """Connect, start the engine, work until ``stop`` is set.
+
+    The server is tried before the engine is loaded, so that a wrong url costs no minutes; the
+    connection that lasts is made afterwards, because loading blocks the event loop.
+
+    Raises:
+        ConfigError, BusUnavailable, PermissionRefused: at once, before the engine is loaded.
+        EngineError: the engine died later.
+    """
+    options = settings.nats.options(f"worker/{settings.worker.id or socket.gethostname()}")
+    await (await Bus.connect(settings.run, options)).close()
+    engine: Engine = load(settings.worker.engine.type, "engines")(settings.worker.engine)
+    await engine.start()
+    try:
+        async with await Bus.connect(settings.run, options) as bus:
+            await Worker(bus, engine, settings).run(stop)
+    finally:
+        await engine.close()
+
+
+def run_worker(settings: Settings) -> int:
+    """The worker command: serve until SIGTERM or SIGINT."""
+    return run_until_signal(lambda stop: serve_worker(settings, stop))

@@ -181,9 +181,9 @@ class VllmEngine:
 
     async def wait_dead(self) -> str:
         """Wait for vLLM's own death notice."""
-        handler = getattr(self._llm, "output_handler", None)
+        handler: asyncio.Task[None] | None = getattr(self._llm, "output_handler", None)
         if handler is None:
-            await self._llm.generate  # noqa: B018 - unreachable in supported versions
+            raise EngineError("this vLLM has no output handler to watch; use 0.32 or 0.33")
         await asyncio.wait([handler])
         return "the vLLM engine died; see its log above"
 
@@ -196,7 +196,7 @@ class VllmEngine:
 
     def _arguments(self, *, is_cpu: bool) -> dict[str, Any]:
         settings = self._settings
-        optional = {
+        optional: dict[str, Any] = {
             "max_model_len": settings.max_model_len,
             "block_size": settings.block_size or (32 if is_cpu else None),
             "kv_cache_memory_bytes": settings.kv_cache_bytes or (_CPU_KV_BYTES if is_cpu else None),

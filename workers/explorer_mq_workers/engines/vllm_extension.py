@@ -96,5 +96,5 @@ def repack_tied_heads(model: Any) -> None:
     for module in model.modules():
         method = getattr(module, "quant_method", None)
         tied = type(method).__name__ == "UnquantizedEmbeddingMethod"
-        if tied and hasattr(module, "cpu_linear"):
+        if tied and method is not None and hasattr(module, "cpu_linear"):
             method.process_weights_after_loading(module)

@@ -1,0 +1,23 @@
+"""``coordinator``: the one that owns the batches of a run."""
+
+from __future__ import annotations
+
+from explorer_mq.cli.command import Command, Invocation
+
+
+def _coordinator(invocation: Invocation) -> int:
+    from explorer_mq.coordinator import run_coordinator
+    from explorer_mq.logs import configure_logging
+
+    configure_logging(invocation.settings.log)
+    return run_coordinator(invocation.settings)
+
+
+COMMANDS = (
+    Command(
+        name="coordinator",
+        summary="run the coordinator of a run",
+        run=_coordinator,
+        sections=("nats", "streams", "scheduler"),
+    ),
+)

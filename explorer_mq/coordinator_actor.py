@@ -202,11 +202,11 @@ async def serve_run(settings: Settings, stop: asyncio.Event) -> None:
     )
     async with await Bus.connect(settings.run, options) as bus:
         await ensure(bus, limits)
-        for pool in settings.worker.pools:
-            await ensure_pool(bus, pool, lease_s=settings.scheduler.lease_s)
         coordinator = RolloutCoordinator(bus, settings)
         await coordinator.prepare()
         service = await serve_coordinator(bus, coordinator, version=__version__)
+        for pool in settings.worker.pools:
+            await ensure_pool(bus, pool, lease_s=settings.scheduler.lease_s)
         logger.info("coordinator of run %s ready", settings.run)
         try:
             async with Crew() as crew:

@@ -25,8 +25,8 @@ def load(name: str, group: str) -> Any:
     """The object that ``name`` stands for.
 
     Args:
-        name: ``package.module:attr`` (``attr`` may be dotted), ``path/file.py:attr``, or the name of
-            an entry point.
+        name: ``package.module:attr`` (``attr`` may be dotted), ``path/file.py:attr``, or the name
+            of an entry point.
         group: entry-point group, e.g. ``explorer_mq.workflows``.
 
     Raises:

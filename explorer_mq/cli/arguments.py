@@ -1,12 +1,12 @@
 """Splitting a command line into settings and the command's own words.
 
-``@ FILE`` and ``@FILE`` name settings files, ``--section.field VALUE`` and ``--section.field=VALUE``
-set one value, as does ``--run VALUE``. They may stand anywhere; a lone ``--`` ends them.
+``@ FILE`` and ``@FILE`` name settings files; ``--section.field VALUE`` (or ``=VALUE``) sets one
+value, as does ``--run VALUE``. They may stand anywhere; a lone ``--`` ends them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,9 +55,9 @@ def _sets_value(word: str) -> bool:
     return name in _ROOT_FLAGS or (name.startswith("--") and "." in name)
 
 
-def _next(rest: object, flag: str) -> str:
-    value = next(rest, None)  # type: ignore[call-overload]
+def _next(rest: Iterator[str], flag: str) -> str:
+    value = next(rest, None)
     if value is None or value.startswith("--"):
         wanted = "a file" if flag == "@" else "a value"
         raise ConfigError(f"{flag} needs {wanted} after it")
-    return str(value)
+    return value

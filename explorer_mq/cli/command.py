@@ -46,8 +46,8 @@ def no_arguments(_: argparse.ArgumentParser) -> None:
 class Command:
     """A leaf of the command tree.
 
-    ``name`` has the words of the command line, ``sections`` the settings it reads besides ``run`` and
-    ``log``, ``run`` does the work and returns the exit code.
+    ``name`` has the words of the command line, ``sections`` the settings it reads besides ``run``
+    and ``log``; ``run`` does the work and returns the exit code.
     """
 
     name: str

@@ -28,12 +28,12 @@ def _show(invocation: Invocation) -> int:
         for entry in entries:
             print_json(_fields(entry, settings, origins))
         return 0
-    lines = _variables(entries, settings) if options.env else _tables(entries, settings)
-    for entry, line in lines:
-        if entry is None:
+    render = _variables if options.env else _tables
+    for about, line in render(entries, settings):
+        if about is None:
             sys.stdout.write(line + "\n")
             continue
-        remark = f"from {_origin(entry, origins)}" if options.sources else entry.description
+        remark = f"from {_origin(about, origins)}" if options.sources else about.description
         sys.stdout.write(f"{line:<48} # {remark}\n")
     return 0
 
@@ -82,9 +82,7 @@ def _value(path: tuple[str, ...], settings: dict[str, Any]) -> Any:
     return shown(value)
 
 
-def _tables(
-    entries: list[Entry], settings: dict[str, Any]
-) -> Iterator[tuple[Entry | None, str]]:
+def _tables(entries: list[Entry], settings: dict[str, Any]) -> Iterator[tuple[Entry | None, str]]:
     """TOML that may be saved and read again; unset values are comments, since TOML has no null."""
     table: tuple[str, ...] = ()
     for entry in entries:
@@ -127,9 +125,7 @@ def _fields(entry: Entry, settings: dict[str, Any], origins: dict[str, str]) -> 
 def _origin(entry: Entry, origins: dict[str, str]) -> str:
     """Where a value came from; a free table may have come from several places."""
     found = {
-        origin
-        for dotted, origin in origins.items()
-        if f"{dotted}.".startswith(f"{entry.dotted}.")
+        origin for dotted, origin in origins.items() if f"{dotted}.".startswith(f"{entry.dotted}.")
     }
     return ", ".join(sorted(found)) or "default"
 

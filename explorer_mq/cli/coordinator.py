@@ -6,7 +6,7 @@ from explorer_mq.cli.command import Command, Invocation
 
 
 def _coordinator(invocation: Invocation) -> int:
-    from explorer_mq.coordinator import run_coordinator
+    from explorer_mq.coordinator_actor import run_coordinator
     from explorer_mq.logs import configure_logging
 
     configure_logging(invocation.settings.log)

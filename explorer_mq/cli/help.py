@@ -14,7 +14,7 @@ Message-queue driven rollouts for reinforcement learning of language models.
 """
 _BOTTOM = """\
 Settings come from defaults < files left to right < EXPLORER_MQ_SECTION__FIELD < flags.
-`explorer-mq COMMAND --help` names the sections a command reads; `explorer-mq config show` lists them.
+`COMMAND --help` names the sections a command reads, `config show SECTION` lists them.
 --debug shows the traceback of an error, --version the version.
 """
 
@@ -35,8 +35,9 @@ def parser_of(command: Command) -> Parser:
     parser = Parser(
         prog=f"explorer-mq {command.name}",
         description=command.summary,
-        epilog=f"settings read: {shown}\n`explorer-mq config show SECTION` lists them; set one with "
-        "--section.field VALUE or a file with @ FILE",
+        epilog=f"settings read: {shown}\n"
+        "`explorer-mq config show SECTION` lists them; set one with --section.field VALUE, or more "
+        "with @ FILE.toml",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )

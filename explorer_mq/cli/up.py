@@ -6,8 +6,8 @@ from explorer_mq.cli.command import Command, Invocation
 
 
 def _up(invocation: Invocation) -> int:
-    from explorer_mq.up import run_up
     from explorer_mq.logs import configure_logging
+    from explorer_mq.up import run_up
 
     configure_logging(invocation.settings.log)
     return run_up(invocation.settings)

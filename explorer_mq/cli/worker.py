@@ -9,7 +9,18 @@ from explorer_mq.cli.ask import ask
 from explorer_mq.cli.command import Command, Invocation, json_option
 from explorer_mq.cli.output import print_json, print_table
 
-_COLUMNS = ("worker", "state", "pools", "busy", "policy", "tokens", "slices", "engine", "host", "up")
+_COLUMNS = (
+    "worker",
+    "state",
+    "pools",
+    "busy",
+    "policy",
+    "tokens",
+    "slices",
+    "engine",
+    "host",
+    "up",
+)
 
 
 def _run(invocation: Invocation) -> int:

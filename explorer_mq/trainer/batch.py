@@ -30,9 +30,9 @@ class Payload:
 class BatchContent:
     """What both kinds of training batch offer.
 
-    ``manifest`` describes the batch and ``parts`` are its payloads in that order; ``delivery`` is 1 the first time the trainer gets it and
-    grows when it was not acknowledged before (a crash, a lost lease). Content never differs
-    between deliveries.
+    ``manifest`` describes the batch, ``parts`` are its payloads in the manifest's order.
+    ``delivery`` is 1 the first time the trainer gets it and grows when it was not acknowledged
+    before (a crash, a lost lease). Content never differs between deliveries.
     """
 
     def __init__(

@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import logging
 import os
+from collections import deque
 from collections.abc import AsyncIterator, Mapping
 from typing import Any, Literal, Self
 
@@ -87,8 +88,9 @@ class TrainerClient:
         self._lease_s = lease_s
         self._skip = unreadable == "skip"
         self._setup_timeout_s = setup_timeout_s
-        self._room = asyncio.Semaphore(prefetch)
-        self._ready: asyncio.Queue[TrainBatch] = asyncio.Queue()
+        self._prefetch = prefetch
+        self._ready: deque[TrainBatch] = deque()
+        self._changed = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self._connected: contextlib.AsyncExitStack | None = None
 
@@ -114,18 +116,23 @@ class TrainerClient:
             leases = BatchLeases(bus, self.name, lease_s=self._lease_s)
             stack.push_async_callback(leases.close)
             await leases.start()
+            self._room = asyncio.Semaphore(self._prefetch)
             self._policy = PolicyWriter(bus, publisher, self.name)
             self._tasks = [
                 asyncio.create_task(self._fetch(bus, leases), name="trainer fetch"),
                 asyncio.create_task(leases.extend_forever(), name="trainer leases"),
                 asyncio.create_task(self._watch(bus), name="trainer connection"),
             ]
+            for task in self._tasks:
+                task.add_done_callback(lambda _: self._changed.set())
             stack.push_async_callback(self._stop_tasks)
             self._connected = stack.pop_all()
 
     async def close(self) -> None:
         """Hand back every batch that is not acknowledged and disconnect; idempotent."""
         connected, self._connected = self._connected, None
+        self._ready.clear()
+        self._changed.set()
         if connected is not None:
             await connected.aclose()
 
@@ -148,9 +155,13 @@ class TrainerClient:
         Raises:
             NotFound, ContractError, BusUnavailable: as :meth:`batches`.
         """
-        batch = await self._next()
+        while not self._ready:
+            self._need_connection()
+            self._raise_failure()
+            self._changed.clear()
+            await self._changed.wait()
         self._room.release()
-        return batch
+        return self._ready.popleft()
 
     async def publish_weights(
         self, weights: Mapping[str, Any] | str | os.PathLike[str], version: int
@@ -189,22 +200,11 @@ class TrainerClient:
                 f"{self._setup_timeout_s:g} s; start its coordinator or check the name"
             ) from error
 
-    async def _next(self) -> TrainBatch:
-        """The next batch, unless a background task ends first."""
-        self._need_connection()
-        if not self._ready.empty():
-            return self._ready.get_nowait()
-        getter = asyncio.ensure_future(self._ready.get())
-        try:
-            await asyncio.wait({getter, *self._tasks}, return_when=asyncio.FIRST_COMPLETED)
-            if getter.done():
-                return getter.result()
-        finally:
-            getter.cancel()
+    def _raise_failure(self) -> None:
+        """Raise what ended a background task, if one has ended."""
         for task in self._tasks:
             if task.done() and not task.cancelled():
                 task.result()
-        raise BusUnavailable(f"trainer {self.name} of run {self.run} was closed")
 
     def _need_connection(self) -> None:
         if self._connected is None:
@@ -219,7 +219,8 @@ class TrainerClient:
             batch = None
             while batch is None:
                 batch = await self._open(bus, await leases.take())
-            self._ready.put_nowait(batch)
+            self._ready.append(batch)
+            self._changed.set()
 
     async def _open(self, bus: Bus, lease: BatchLease) -> TrainBatch | None:
         """The batch of ``lease``; None when it is passed over."""

@@ -243,8 +243,11 @@ class BatchLeases:
         self._wake.set()
 
     async def _hear_batch(self, lease: BatchLease) -> None:
-        """A repeat is no news: the lease ran out while this process could not extend it, or the
-        server forgot an acknowledgement when it was killed."""
+        """Queue a manifest that is new to this client.
+
+        A repeat is no news: its lease ran out while this process could not extend it, or the
+        server forgot an acknowledgement when it was killed.
+        """
         known = self._held.get(lease.seq)
         if known is not None:
             known.reply = lease.reply

@@ -50,21 +50,21 @@ class PolicyWriter:
                     f"policy version {version} of run {self._bus.names.run}: version "
                     f"{previous.version} is announced already, versions must grow"
                 )
-            if isinstance(weights, Mapping):
-                buffer = await asyncio.to_thread(pack_weights, weights)
-                ref = await self._upload(version, buffer)
-                announced = await self._announce(version, object=ref)
-                await self._forget_before(version if previous is None else previous.version)
-                return announced
-            return await self._announce(version, path=_checked(weights))
+            if not isinstance(weights, Mapping):
+                return await self._announce(version, path=_checked(weights))
+            buffer = await asyncio.to_thread(pack_weights, weights)
+            ref = await self._upload(version, buffer)
+            announced = await self._announce(version, ref=ref)
+            await self._forget_before(version if previous is None else previous.version)
+            return announced
 
     async def _announce(
-        self, version: int, *, object: ObjectRef | None = None, path: str | None = None
+        self, version: int, *, ref: ObjectRef | None = None, path: str | None = None
     ) -> PolicyAnnouncement:
         announcement = PolicyAnnouncement(
             version=version,
-            channel="path" if object is None else "object",
-            object=object,
+            channel="path" if ref is None else "object",
+            object=ref,
             path=path,
             trainer=self._trainer,
             announced_at=self._bus.now(),

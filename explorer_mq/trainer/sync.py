@@ -113,7 +113,8 @@ class SyncTrainerClient:
             if asyncio.iscoroutine(work):
                 work.close()
             raise BusUnavailable(
-                f"trainer {self._client.name} of run {self._client.run} is not connected; use `with`"
+                f"trainer {self._client.name} of run {self._client.run} is not connected; "
+                "use `with`"
             )
         return self._thread.wait_for(work)
 

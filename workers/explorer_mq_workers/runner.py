@@ -7,6 +7,7 @@ once, or in threads) -> stamp experiences -> :class:`SliceOutcome`.
 from __future__ import annotations
 
 import asyncio
+import functools
 import inspect
 import time
 from collections.abc import Sequence
@@ -25,6 +26,9 @@ from explorer_mq_workers.engines.protocol import Engine
 from explorer_mq_workers.model import Model
 from explorer_mq_workers.rewards import check_reward
 from explorer_mq_workers.workflows.protocol import Workflow
+
+_load = functools.cache(load)
+"""Reading the installed distributions takes milliseconds; a name never changes its meaning."""
 
 ConcurrentMode = Literal["asynchronous", "sequential", "multi-threading"]
 
@@ -111,7 +115,7 @@ class WorkflowRunner:
 
     async def _run_all(self, one: Slice) -> Sequence[_Run]:
         with boundary(f"workflow {one.task.workflow!r}"):
-            code = load(one.task.workflow, "workflows")
+            code = _load(one.task.workflow, "explorer_mq.workflows")
         if isinstance(code, type) and getattr(code, "can_repeat", False):
             return await self._run_repeatable(code, one)
         if self._mode == "sequential":

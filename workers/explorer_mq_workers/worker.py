@@ -370,7 +370,9 @@ async def serve_worker(settings: Settings, stop: asyncio.Event) -> None:
     """
     options = settings.nats.options(f"worker/{settings.worker.id or socket.gethostname()}")
     await (await Bus.connect(settings.run, options)).close()
-    engine: Engine = load(settings.worker.engine.type, "engines")(settings.worker.engine)
+    engine: Engine = load(settings.worker.engine.type, "explorer_mq.engines")(
+        settings.worker.engine
+    )
     await engine.start()
     try:
         async with await Bus.connect(settings.run, options) as bus:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import math
 from collections.abc import Mapping
@@ -11,6 +12,9 @@ from explorer_mq.plugins import load
 from explorer_mq_schemas.errors import TaskError
 from explorer_mq_schemas.tasks import Task
 from explorer_mq_workers.boundary import boundary
+
+_load = functools.cache(load)
+"""Reading the installed distributions takes milliseconds; a name never changes its meaning."""
 
 
 async def score(task: Task, answer: str, name: str | None = None) -> tuple[float, dict[str, float]]:
@@ -23,7 +27,7 @@ async def score(task: Task, answer: str, name: str | None = None) -> tuple[float
     if name is None:
         raise TaskError(f"workflow {task.workflow!r} needs a reward: set the task's reward_fn")
     with boundary(f"reward {name!r}"):
-        found = load(name, "rewards")(task, answer, **task.reward_fn_args)
+        found = _load(name, "explorer_mq.rewards")(task, answer, **task.reward_fn_args)
         if inspect.isawaitable(found):
             found = await found
     parts = found if isinstance(found, Mapping) else {"reward": found}

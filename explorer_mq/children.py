@@ -45,7 +45,7 @@ class Children:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE if pipe else log,
                 stderr=log,
-                preexec_fn=_die_with_parent,  # noqa: PLW1509 - one prctl, no locks taken
+                preexec_fn=_die_with_parent,
                 start_new_session=True,
             )
         self._children[name] = child

@@ -16,7 +16,6 @@ from typing import Any
 
 from explorer_mq_schemas.errors import ConfigError
 
-_SHOWN_PATHS = 4
 _FILE_IMPORTS = threading.RLock()
 """Like the import system's own lock: nobody sees a file that is half imported."""
 
@@ -27,7 +26,7 @@ def load(name: str, group: str) -> Any:
     Args:
         name: ``package.module:attr`` (``attr`` may be dotted), ``path/file.py:attr``, or the name
             of an entry point.
-        group: entry-point group, e.g. ``explorer_mq.workflows``.
+        group: entry-point group: ``explorer_mq.workflows``, ``.rewards`` or ``.engines``.
 
     Raises:
         ConfigError: there is no such module, file, attribute or entry point, or importing it
@@ -62,9 +61,8 @@ def _import_module(target: str) -> ModuleType:
         return importlib.import_module(target)
     except ModuleNotFoundError as error:
         if error.name is not None and f"{target}.".startswith(f"{error.name}."):
-            searched = ", ".join(path or "." for path in sys.path[:_SHOWN_PATHS])
             raise ConfigError(
-                f"no module {error.name!r} for {target!r}; searched {searched}, ...; "
+                f"no module {error.name!r} for {target!r}; searched {_searched()}; "
                 "install it, or set PYTHONPATH"
             ) from error
         raise _failed(f"module {target!r}", error) from error
@@ -106,6 +104,13 @@ def _attribute(module: ModuleType, dotted: str, target: str) -> Any:
             raise ConfigError(f"{target!r} has no attribute {dotted!r}{_hint(part, public)}")
         found = getattr(found, part)
     return found
+
+
+def _searched() -> str:
+    """The import path as users know it: their own directories one by one."""
+    installed = (sys.prefix, sys.base_prefix)
+    own = [path or "." for path in sys.path if not path.startswith(installed)]
+    return ", ".join([*dict.fromkeys(own), "the installed packages"])
 
 
 def _failed(what: str, error: Exception) -> ConfigError:

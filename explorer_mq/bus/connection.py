@@ -38,7 +38,9 @@ logger = logging.getLogger(__name__)
 
 _NOT_FOUND = 404
 _USERINFO = re.compile(r"//[^/@]*@")
-_DENIED = re.compile(r"permissions violation for (?:publish|subscription) to \"([^\"]+)\"", re.I)
+_DENIED = re.compile(
+    r"permissions violation for (?:publish|subscription) to \"([^\"]+)\"", re.IGNORECASE
+)
 
 
 class JetStreamError(TransientError):
@@ -352,4 +354,4 @@ class Bus:
 def _unix_seconds(stamp: str) -> float:
     from datetime import datetime
 
-    return datetime.fromisoformat(stamp[:26].rstrip("Z") + "+00:00").timestamp()
+    return datetime.fromisoformat(stamp[:26].rstrip("Z") + "Z").timestamp()

@@ -105,7 +105,7 @@ class EmbeddedServer:
         self._release_lock()
 
     def kill(self) -> None:
-        """kill -9, as a crash would."""
+        """Kill -9, as a crash would."""
         if self._child is not None:
             self._child.send_signal(signal.SIGKILL)
             self._child.wait()
@@ -173,7 +173,7 @@ class EmbeddedServer:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
-            preexec_fn=_die_with_parent,
+            preexec_fn=_die_with_parent,  # noqa: PLW1509 - one prctl, no locks taken
             start_new_session=True,
         )
         self._child = child

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -74,7 +73,7 @@ async def get_object_file(bus: Bus, stream: str, ref: ObjectRef, path: Path) -> 
                 file.write(chunk)
         if size != ref.bytes or digest.hexdigest() != ref.sha256:
             raise ContractError(f"object {ref.prefix}: its sha256 does not match its reference")
-        os.replace(part, path)
+        part.replace(path)
     finally:
         part.unlink(missing_ok=True)
 

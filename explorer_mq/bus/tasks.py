@@ -276,8 +276,11 @@ class TaskSource:
                 self._renew = any(pull.is_silent for pull in self._pulls)
 
     async def _refill(self) -> None:
-        """Every lane may fill the free slots: the lanes' requests overlap, so that an urgent slice
-        never waits behind an empty normal lane, at the price of a few waiting here."""
+        """Ask every lane for all free slots.
+
+        The lanes' requests overlap, so that an urgent slice never waits behind an empty normal lane,
+        at the price of a few slices waiting here.
+        """
         waiting = sum(len(queue) for queue in self._waiting.values())
         free = self._credits - waiting
         for pull in self._pulls:

@@ -23,11 +23,11 @@ T = TypeVar("T")
 
 
 def run_async(invocation: Invocation, work: Coroutine[Any, Any, T]) -> T:
-    """Run ``work`` to its end with this process's logging."""
+    """Run ``work`` to its end; short-lived commands log errors only, their own is one line."""
     from explorer_mq.logs import configure_logging
 
     try:
-        configure_logging(invocation.settings.log)
+        configure_logging(invocation.settings.log.model_copy(update={"level": "ERROR"}))
     except BaseException:
         work.close()
         raise

@@ -26,8 +26,10 @@ def describe(view: dict[str, Any], *, as_json: bool) -> None:
 
 
 def exit_code(view: dict[str, Any]) -> int:
-    """0 for a finalized batch, 1 for one that was aborted or is still open."""
-    return 0 if view["state"] == "finalized" else 1
+    """0 for a batch whose runs were all delivered; 1 if some failed, it was aborted, or is open."""
+    metrics = view.get("metrics", {})
+    failed = any(value for name, value in metrics.items() if name.endswith("/failed_runs"))
+    return 0 if view["state"] == "finalized" and not failed else 1
 
 
 _HIDDEN = frozenset(("schema_version", "statuses", "metrics"))
@@ -144,7 +146,7 @@ COMMANDS = (
     ),
     Command(
         name="batch wait",
-        summary="wait until a batch is closed; exit 1 unless it is finalized",
+        summary="wait until a batch is closed; exit 1 if runs failed",
         run=_wait,
         sections=("nats",),
         arguments=_wait_arguments,

@@ -47,7 +47,7 @@ class Command:
     """A leaf of the command tree.
 
     ``name`` has the words of the command line, ``sections`` the settings it reads besides ``run``
-    and ``log``; ``run`` does the work and returns the exit code.
+    (the name); the function ``run`` does the work and returns the exit code.
     """
 
     name: str

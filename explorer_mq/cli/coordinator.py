@@ -18,6 +18,6 @@ COMMANDS = (
         name="coordinator",
         summary="run the coordinator of a run",
         run=_coordinator,
-        sections=("nats", "streams", "scheduler"),
+        sections=("nats", "streams", "scheduler", "log"),
     ),
 )

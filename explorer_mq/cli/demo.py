@@ -24,7 +24,7 @@ COMMANDS = (
         name="demo",
         summary="watch a tiny model learn, all parts real, on this host",
         run=_demo,
-        sections=("demo", "server", "worker", "scheduler"),
+        sections=("demo", "server", "worker", "scheduler", "log"),
         arguments=_arguments,
     ),
 )

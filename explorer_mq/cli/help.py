@@ -31,7 +31,7 @@ def overview(groups: Iterable[tuple[str, Iterable[Command]]]) -> str:
 
 def parser_of(command: Command) -> Parser:
     """The parser of a command's own options."""
-    shown = ", ".join(("run", *command.sections, "log"))
+    shown = ", ".join(("run", *command.sections))
     parser = Parser(
         prog=f"explorer-mq {command.name}",
         description=command.summary,

@@ -79,7 +79,7 @@ COMMANDS = (
         name="nats",
         summary="run the embedded nats-server in the foreground",
         run=_nats,
-        sections=("server",),
+        sections=("server", "log"),
         arguments=json_option,
     ),
 )

@@ -123,7 +123,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     add("--temperature", type=float, help="default 1.0; 0 is greedy")
     add("--max-tokens", type=_positive, metavar="N", help="new tokens a completion")
     add("--min-wait-num", type=_positive, metavar="N", help="settled tasks that suffice")
-    add("--wait", action="store_true", help="wait for the batches; exit 1 unless all are finalized")
+    add("--wait", action="store_true", help="wait for the batches; exit 1 if runs failed")
     json_option(parser)
 
 

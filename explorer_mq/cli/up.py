@@ -18,6 +18,6 @@ COMMANDS = (
         name="up",
         summary="run nats-server, coordinator and workers on this host",
         run=_up,
-        sections=("server", "nats", "streams", "scheduler", "worker", "up"),
+        sections=("server", "nats", "streams", "scheduler", "worker", "up", "log"),
     ),
 )

@@ -61,7 +61,7 @@ RUN = Command(
     name="worker",
     summary="run a worker: lease tasks, generate, score, report",
     run=_run,
-    sections=("nats", "worker"),
+    sections=("nats", "worker", "log"),
 )
 LS = Command(
     name="worker ls",

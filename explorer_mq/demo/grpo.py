@@ -26,8 +26,11 @@ _FLOOR = 0.1
 
 @dataclass(frozen=True, slots=True)
 class StepReport:
-    """What one update saw: mean reward, share of exact answers, and how far the recorded
-    log-probabilities are from this model's own (only when it is the policy that sampled)."""
+    """What one update saw.
+
+    ``exact`` is the share of exact answers; ``logprob_max_abs_diff`` how far the recorded
+    log-probabilities are from this model's own, None unless it is the policy that sampled.
+    """
 
     reward: float
     exact: float
@@ -152,6 +155,6 @@ def group_advantages(rewards: NDArray[Any], groups: NDArray[Any]) -> NDArray[np.
     for group in np.unique(groups):
         members = np.flatnonzero(groups == group)
         values = rewards[members].astype(np.float64)
-        if values.std() > 1e-6:  # noqa: PLR2004 - rewards are multiples of 1/6
+        if values.std() > 1e-6:
             found[members] = (values - values.mean()) / (values.std(ddof=1) + 1e-4)
     return found

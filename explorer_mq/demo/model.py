@@ -61,7 +61,10 @@ def _tokenizer() -> Any:
     inner.decoder = decoders.ByteLevel()
     inner.add_special_tokens([AddedToken(name, special=True) for name in _SPECIALS])
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=inner, eos_token="<|im_end|>", pad_token="<pad>", model_max_length=1024
+        tokenizer_object=inner,
+        eos_token=_SPECIALS[2],
+        pad_token=_SPECIALS[3],
+        model_max_length=1024,
     )
     tokenizer.chat_template = _TEMPLATE
     return tokenizer

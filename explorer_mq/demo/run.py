@@ -139,7 +139,7 @@ class Demo:
             self._loaded = min(beat.policies_loaded for beat in roster.workers())
             await roster.close()
 
-    async def _step(
+    async def _step(  # noqa: PLR0917 - the parts of one step
         self,
         step: int,
         coordinator: CoordinatorHandle,

@@ -27,7 +27,7 @@ class View:
 
     def say(self, text: str) -> None:
         """One line of news."""
-        self._console.print(text, highlight=False)
+        self._console.print(text, highlight=False, soft_wrap=True)
 
     def show(self, row: dict[str, Any]) -> None:
         """The row of a finished step."""
@@ -66,8 +66,11 @@ class View:
 
 def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
     """Reward and share of exact answers over the steps."""
+    import logging
+
     import matplotlib as mpl
 
+    logging.getLogger("matplotlib").setLevel(logging.WARNING)
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 

@@ -30,7 +30,7 @@ from explorer_mq_schemas.errors import (
     NotFound,
     TransientError,
 )
-from explorer_mq_schemas.ids import encode_token
+from explorer_mq_schemas.ids import check_run, encode_token
 from explorer_mq_schemas.policy import PolicyAnnouncement
 
 logger = logging.getLogger(__name__)
@@ -64,6 +64,7 @@ class TrainerClient:
 
     Raises:
         ConfigError: an argument is out of range.
+        InvalidRequest: ``name`` is empty or too long.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class TrainerClient:
     ) -> None:
         if prefetch < 1 or lease_s < 1:
             raise ConfigError("trainer: prefetch and lease_s must be at least 1")
+        check_run(run)
         encode_token(name)
         given = options or BusOptions()
         self.run = run

@@ -27,6 +27,7 @@ _EXPIRES_S = 30.0
 _HEARTBEAT_S = 2.0
 _SILENT_S = 3 * _HEARTBEAT_S
 _ACK_TIMEOUT_S = 30.0
+_ACK_TRY_S = 2.0
 
 
 class BatchLease:
@@ -169,7 +170,7 @@ class BatchLeases:
         """Ask until the server answers; an acknowledgement may be repeated freely."""
         while not self._closed:
             try:
-                await self._bus.request(lease.reply, b"+ACK")
+                await self._bus.request(lease.reply, b"+ACK", timeout_s=_ACK_TRY_S)
             except TransientError as error:
                 logger.warning("acknowledging %s again: %s", lease.subject, error)
                 await until_reconnected(self._bus, at_most_s=1.0)

@@ -37,7 +37,7 @@ FORMAT = "exmq.experiences"
 VERSION = "1"
 MAX_BYTES = 4 << 30
 
-_DTYPES = {
+_DTYPES: dict[str, np.dtype[Any]] = {
     "F64": np.dtype("<f8"),
     "F32": np.dtype("<f4"),
     "F16": np.dtype("<f2"),
@@ -52,7 +52,7 @@ _DTYPES = {
     "BOOL": np.dtype("?"),
 }
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
-_SCALARS = {
+_SCALARS: dict[str, np.dtype[Any]] = {
     "prompt_length": np.dtype("<i4"),
     "reward": np.dtype("<f4"),
     "run": np.dtype("<i4"),
@@ -204,10 +204,8 @@ def _write(arrays: Arrays, metadata: Mapping[str, str]) -> bytes:
         at += array.nbytes
     text = orjson.dumps(header)
     text += b" " * (-len(text) % 8)
-    pieces = [len(text).to_bytes(8, "little"), text]
-    pieces.extend(
-        memoryview(array.reshape(-1).view(np.uint8)) for _, array in ordered if array.nbytes
-    )
+    pieces: list[Any] = [len(text).to_bytes(8, "little"), text]
+    pieces.extend(array.reshape(-1).view(np.uint8).data for _, array in ordered if array.nbytes)
     return b"".join(pieces)
 
 

@@ -1,5 +1,8 @@
-"""What a worker says about a slice. A result's status travels in one ASCII JSON header, so that the
-coordinator can read it without the payload (consumer option ``headers_only``)."""
+"""What a worker says about a slice.
+
+A result's status travels in one ASCII JSON header, so that the coordinator can read it without the
+payload (consumer option ``headers_only``).
+"""
 
 from __future__ import annotations
 

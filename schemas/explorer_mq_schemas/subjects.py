@@ -4,8 +4,8 @@ Every name belongs to one run; :class:`RunNames` holds them all. Patterns (``R``
 
     exmq.R.task.<pool>.<lane>.<batch>.<task>.<slice>    stream EXMQ_R_TASKS
     exmq.R.result.<batch>.<task>.<slice>                stream EXMQ_R_RESULTS
-    exmq.R.attempt.<batch>.<task>.<slice>               stream EXMQ_R_RESULTS, attempts that ended without a result
-    exmq.R.object.<name...>.<chunk>                     stream EXMQ_R_RESULTS, payloads over the message limit
+    exmq.R.attempt.<batch>.<task>.<slice>               stream EXMQ_R_RESULTS
+    exmq.R.object.<name...>.<chunk>                     stream EXMQ_R_RESULTS
     exmq.R.journal                                      stream EXMQ_R_JOURNAL
     exmq.R.train.<batch>.<part>                         stream EXMQ_R_TRAIN
     exmq.R.dead.<batch>.<task>.<slice>                  stream EXMQ_R_DEAD
@@ -13,6 +13,9 @@ Every name belongs to one run; :class:`RunNames` holds them all. Patterns (``R``
     $KV.EXMQ_R_STATE.<key>                              stream KV_EXMQ_R_STATE
     exmq.R.cancel, exmq.R.worker.<id>.beat              core NATS
     exmq.R.actor.<name>.<method>                        NATS micro services
+
+``attempt`` records attempts that ended without a result; ``object`` holds payloads that exceed the
+server's message limit, in chunks.
 """
 
 from __future__ import annotations

@@ -73,7 +73,7 @@ class PolicyFollower:
             raise
         except ExplorerError as error:
             self.error = str(error)
-            logger.error("policy not loaded, still at %d: %s", self._engine.policy_version, error)
+            logger.warning("policy not loaded, still at %d: %s", self._engine.policy_version, error)
         self.changed.beat()
 
     async def _load(self, policy: PolicyAnnouncement) -> None:

@@ -31,7 +31,7 @@ def _importable(package: str, install: str) -> Check:
     if importlib.util.find_spec(package) is None:
         return Check(package, "warn", "not installed", f"{install}; only where {package} is used")
     try:
-        tried = subprocess.run(  # noqa: S603 - our own interpreter and program
+        tried = subprocess.run(
             [sys.executable, "-c", _PROGRAMS[package]],
             capture_output=True,
             text=True,

@@ -141,7 +141,7 @@ class VllmEngine:
             )
         final: Any = None
         try:
-            async for final in self._llm.generate(
+            async for final in self._llm.generate(  # noqa: B007 - the last one counts
                 tokens_input(prompt_token_ids=tokens),
                 _sampling(config),
                 f"exmq-{os.getpid()}-{next(self._ids)}",
@@ -188,7 +188,7 @@ class VllmEngine:
         return "the vLLM engine died; see its log above"
 
     async def _label(self, version: int) -> None:
-        """vLLM stamps tokens with this label (0.32 and later)."""
+        """VLLM stamps tokens with this label (0.32 and later)."""
         update = getattr(self._llm, "update_weight_version", None)
         if update is not None:
             await update(str(version))
@@ -224,7 +224,7 @@ class VllmEngine:
             [entry[token].logprob for entry, token in zip(entries, output.token_ids, strict=False)],
             np.float32,
         )
-        reason: FinishReason = output.finish_reason if output.finish_reason else "abort"
+        reason: FinishReason = output.finish_reason or "abort"
         return Completion(tokens, logprobs, reason, self._segments(output), output.text)
 
     def _segments(self, output: Any) -> tuple[VersionSegment, ...]:

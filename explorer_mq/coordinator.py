@@ -94,6 +94,7 @@ class RolloutCoordinator:
         if self._crew is not None:
             return
         self._crew = Crew()
+        self._crew.start(self._alarm(self._crew), name="alarm")
         await self._publisher.start()
         await self.roster.start()
         states = replay(await self._journal.replay(), [])
@@ -366,6 +367,13 @@ class RolloutCoordinator:
                 live.state.deadline_at - now if not live.state.is_closed else None
             )
         return result
+
+    async def _alarm(self, crew: Crew) -> None:
+        """A coordinator that cannot go on wakes everybody who waits for a batch."""
+        error = await crew.failed()
+        for live in self.scheduler.batches():
+            live.failure = error
+            live.changed.beat()
 
     async def _drive(self, live: LiveBatch) -> None:
         """See one batch through: decide, perform, wait; until it is over and nothing is left."""

@@ -22,7 +22,7 @@ from explorer_mq.bus.publisher import Publisher
 from explorer_mq.bus.results import ResultLog
 from explorer_mq.bus.tasks import Lease, TaskSource
 from explorer_mq.bus.topology import wait_ready
-from explorer_mq.crew import Crew
+from explorer_mq.crew import Crew, Pulse
 from explorer_mq.plugins import load
 from explorer_mq.running import run_until_signal
 from explorer_mq.settings import Settings
@@ -76,6 +76,12 @@ class Worker:
         self._started_at = time.time()
         self._finished = 0
         self._random = random.Random()  # noqa: S311 - jitter
+        self.changed = Pulse()
+
+    @property
+    def busy_slots(self) -> int:
+        """Slices in work at this moment."""
+        return len(self._jobs)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until ``stop`` is set, then hand back what is unfinished.
@@ -151,6 +157,7 @@ class Worker:
         task = asyncio.current_task()
         assert task is not None
         self._jobs[task] = job
+        self.changed.beat()
         try:
             await self._report(job, await self._attempt(job))
         except asyncio.CancelledError:

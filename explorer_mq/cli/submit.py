@@ -16,6 +16,9 @@ from explorer_mq_schemas.errors import ConfigError
 if TYPE_CHECKING:
     from explorer_mq_schemas.tasks import Task
 
+_DEFAULT_REWARDS = {"single_turn": "exact_match"}
+"""Workflows that cannot do without a reward; custom ones may compute their own."""
+
 Batch = tuple[int | str, "list[Task]"]
 
 
@@ -82,7 +85,7 @@ def _template(options: argparse.Namespace) -> Task:
     }
     return Task(
         workflow=options.workflow,
-        reward_fn=options.reward,
+        reward_fn=options.reward or _DEFAULT_REWARDS.get(options.workflow),
         repeat_times=options.repeat,
         pool=options.pool,
         is_eval=options.type == "eval",
@@ -115,7 +118,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     add("--batch-size", type=_positive, metavar="N", help="tasks a batch; default all in one")
     add("--type", choices=("train", "eval"), default="train", help="default train")
     add("--workflow", default="single_turn", metavar="NAME", help="default single_turn")
-    add("--reward", metavar="NAME", help="reward function, e.g. exact_match")
+    add("--reward", metavar="NAME", help="default exact_match for single_turn")
     add("--repeat", type=_positive, default=1, metavar="N", help="runs a task (default 1)")
     add("--prompt-key", default="prompt", metavar="KEY", help="default prompt")
     add("--response-key", default="answer", metavar="KEY", help="default answer")

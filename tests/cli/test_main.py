@@ -28,8 +28,10 @@ def test_help_is_quick_and_imports_nothing_heavy():
         f"sys.exit(','.join(set({HEAVY!r}) & set(sys.modules)))"
     )
     started = time.perf_counter()
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert (done.stderr.strip(), done.returncode) == ("", 0) or done.stderr.strip() == ""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert done.stderr.strip() == ""
     assert time.perf_counter() - started < 0.8
 
 
@@ -106,7 +108,20 @@ def test_interrupt_exits_130(monkeypatch):
 
 
 def test_split_takes_settings_out_of_anywhere():
-    line = "@ a.toml batch --run r show --worker.slots=3 7 @b.toml --json --nats.url x".split()
+    line = [
+        "@",
+        "a.toml",
+        "batch",
+        "--run",
+        "r",
+        "show",
+        "--worker.slots=3",
+        "7",
+        "@b.toml",
+        "--json",
+        "--nats.url",
+        "x",
+    ]
     parts = arguments.split(line)
     assert parts.words == ("batch", "show", "7", "--json")
     assert parts.files == (Path("a.toml"), Path("b.toml"))
@@ -122,5 +137,5 @@ def test_split_leaves_everything_after_two_dashes():
 
 
 def test_split_refuses_a_flag_in_place_of_a_value():
-    with pytest.raises(ConfigError, match="--worker.slots needs a value"):
+    with pytest.raises(ConfigError, match=r"--worker\.slots needs a value"):
         arguments.split(["--worker.slots", "--json"])

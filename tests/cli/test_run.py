@@ -73,9 +73,12 @@ def test_submit_refuses_an_id_that_is_used_up(cli, rows):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('{"prompt": "p"}\n{"prompt": \n', "line 2: not JSON"),
-        ('{"prompt": "p"}\n[1]\n', "line 2: a row must be a JSON object"),
-        ('{"prompt": "p"}\n\n{"question": "p"}\n', "line 3: no key 'prompt', the row has question"),
+        ('{"prompt": "p", "answer": "a"}\n{"prompt": \n', "line 2: not JSON"),
+        ('{"prompt": "p", "answer": "a"}\n[1]\n', "line 2: a row must be a JSON object"),
+        (
+            '{"prompt": "p", "answer": 1}\n\n{"question": 2}\n',
+            "line 3: no key 'prompt', the row has question",
+        ),
         ("\n", "has no rows; nothing was submitted"),
     ],
 )
@@ -89,10 +92,10 @@ def test_submit_submits_nothing_when_a_line_is_wrong(cli, tmp_path, text, messag
     assert cli("batch", "show", f"{name}-0")[0] == 4
 
 
-def test_submit_needs_the_response_key_when_a_reward_is_named(cli, tmp_path):
+def test_submit_needs_the_response_key_when_a_reward_compares_it(cli, tmp_path):
     file = tmp_path / "rows.jsonl"
     file.write_text('{"prompt": "p"}\n')
-    code, _, err = cli("submit", file, "--batch-id", new_id(), "--reward", "exact_match")
+    code, _, err = cli("submit", file, "--batch-id", new_id())
     assert code == 2
     assert "line 1: no key 'answer'" in err
 

@@ -8,8 +8,14 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from explorer_mq.settings import Settings, SyntheticSettings, VllmSettings, load_settings, sources
-from explorer_mq.settings import reference
+from explorer_mq.settings import (
+    Settings,
+    SyntheticSettings,
+    VllmSettings,
+    load_settings,
+    reference,
+    sources,
+)
 from explorer_mq.settings.section import Section
 from explorer_mq_schemas.errors import ConfigError
 

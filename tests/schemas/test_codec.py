@@ -1,0 +1,212 @@
+"""The packed form of experiences, and names on the wire."""
+
+from __future__ import annotations
+
+import pickle
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.numpy import load, save
+
+from explorer_mq_schemas.codec import pack, unpack, unpack_arrays
+from explorer_mq_schemas.errors import ConfigError, ContractError, InvalidRequest
+from explorer_mq_schemas.experiences import ARRAY_DTYPES, EID, Experience, group_by
+from explorer_mq_schemas.ids import decode_token, encode_token, sort_batch_id
+from explorer_mq_schemas.subjects import Lane, RunNames, SliceKey
+from explorer_mq_schemas.tasks import Slice, Task
+
+texts = st.text(max_size=8)
+ids = st.integers(-(2**63), 2**63 - 1)
+
+
+@st.composite
+def experiences(draw):
+    size = draw(st.integers(2, 12))
+    prompt = draw(st.integers(1, size - 1))
+    response = size - prompt
+    floats = st.lists(st.floats(-9, 9, width=32), min_size=response, max_size=response)
+    optional = {
+        name: draw(st.none() | floats)
+        for name in ("logprobs", "advantages", "returns", "teacher_logprobs")
+    }
+    masks = st.lists(st.booleans(), min_size=response, max_size=response)
+    return Experience(
+        tokens=draw(st.lists(st.integers(0, 2**31 - 1), min_size=size, max_size=size)),
+        prompt_length=prompt,
+        eid=EID(draw(texts | ids), draw(ids), draw(st.integers(0, 99))),
+        reward=draw(st.none() | st.floats(-1, 1, width=32)),
+        action_mask=draw(st.none() | masks),
+        info=draw(st.dictionaries(texts, st.integers(-(2**53), 2**53) | texts, max_size=3)),
+        metrics=draw(st.dictionaries(texts, st.floats(-5, 5), max_size=3)),
+        response_text=draw(st.none() | texts),
+        policy_version_start=draw(st.none() | st.integers(0, 2**60)),
+        versions=((1, 0, response),),
+        **optional,
+    )
+
+
+def same(a, b):
+    for name in ("tokens", *ARRAY_DTYPES):
+        left, right = getattr(a, name), getattr(b, name)
+        assert (left is None) == (right is None), name
+        if left is not None:
+            assert left.dtype == right.dtype
+            np.testing.assert_array_equal(left, right)
+    for name in ("eid", "reward", "info", "metrics", "response_text", "versions", "prompt_length"):
+        assert getattr(a, name) == getattr(b, name), name
+    assert a.experience_type == b.experience_type
+    assert a.policy_version_start == b.policy_version_start
+
+
+@given(st.lists(experiences(), max_size=4))
+def test_round_trip_loses_nothing(samples):
+    for before, after in zip(samples, unpack(pack(samples)), strict=True):
+        same(before, after)
+
+
+@given(st.lists(experiences(), min_size=1, max_size=3))
+def test_the_safetensors_library_reads_and_writes_the_same(samples):
+    buffer = pack(samples)
+    arrays = unpack_arrays(buffer)
+    theirs = load(buffer)
+    assert arrays.keys() == theirs.keys()
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(array, theirs[name])
+        assert array.flags.aligned
+    size = int.from_bytes(buffer[:8], "little")
+    import orjson
+
+    metadata = orjson.loads(buffer[8 : 8 + size])["__metadata__"]
+    again = unpack(save(theirs, metadata))
+    for before, after in zip(samples, again, strict=True):
+        same(before, after)
+
+
+def one(**fields):
+    return Experience(tokens=[1, 2, 3], prompt_length=1, logprobs=[0.0, 0.0], **fields)
+
+
+def test_arrays_are_views_of_the_buffer():
+    buffer = pack([one()])
+    raw = np.frombuffer(buffer, np.uint8)
+    assert np.shares_memory(unpack(buffer)[0].tokens, raw)
+    assert np.shares_memory(unpack(buffer)[0].action_mask, raw)
+
+
+def test_every_truncation_is_refused():
+    buffer = pack([one(), one(reward=1.0)])
+    for size in range(len(buffer)):
+        with pytest.raises(ContractError):
+            unpack(buffer[:size])
+
+
+@given(st.binary(max_size=200))
+def test_noise_is_refused(noise):
+    with pytest.raises(ContractError):
+        unpack(noise)
+
+
+@given(st.data())
+def test_a_flipped_byte_is_refused_or_harmless(data):
+    buffer = bytearray(pack([one(), one()]))
+    place = data.draw(st.integers(0, len(buffer) - 1))
+    buffer[place] ^= data.draw(st.integers(1, 255))
+    try:
+        unpack(bytes(buffer))
+    except ContractError:
+        return
+
+
+def test_pickle_is_refused():
+    with pytest.raises(ContractError):
+        unpack(pickle.dumps([one().to_dict()]))
+
+
+def test_oversized_buffer_is_refused():
+    with pytest.raises(ContractError, match="exceed the limit"):
+        unpack(pack([one()]), max_bytes=10)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("cu_seqlens", np.array([0, 5, 3], np.int64)),
+        ("cu_seqlens", np.array([0, 3], np.int32)),
+        ("tokens", np.zeros(3, np.int64)),
+        ("prompt_length", np.zeros(2, np.int32)),
+        ("versions", np.zeros((0, 2), np.int64)),
+        ("logprobs.cu_seqlens", np.array([0, 9], np.int64)),
+    ],
+)
+def test_inconsistent_arrays_are_refused(name, value):
+    buffer = pack([one()])
+    import orjson
+
+    size = int.from_bytes(buffer[:8], "little")
+    metadata = orjson.loads(buffer[8 : 8 + size])["__metadata__"]
+    with pytest.raises(ContractError):
+        unpack(save({**load(buffer), name: value}, metadata))
+
+
+def test_experience_type_survives():
+    dpo = Experience(tokens=[1, 2], chosen=[1], rejected=[2])
+    kinds = [e.experience_type for e in unpack(pack([one(), dpo, one(action_mask=[1, 0])]))]
+    assert kinds == ["single_turn", "dpo", "multi_turn"]
+
+
+def test_group_by_names_the_choices():
+    samples = [one(eid=EID("b", 1, 0)), one(eid=EID("b", 1, 1)), one(eid=EID("b", 2, 0))]
+    assert [len(group) for group in group_by(samples, "task").values()] == [2, 1]
+    with pytest.raises(ValueError, match="task, run or step"):
+        group_by(samples, "other")
+
+
+@given(st.text(min_size=1, max_size=40).filter(lambda t: t.isprintable()))
+def test_tokens_carry_any_id(text):
+    token = encode_token(text)
+    assert decode_token(token) == text
+    assert not set(token) & set(".*> \t\n")
+
+
+@pytest.mark.parametrize("bad", ["", "a" * 300, "\ud800"])
+def test_unusable_ids_are_refused(bad):
+    with pytest.raises(InvalidRequest):
+        encode_token(bad)
+
+
+@given(st.text(min_size=1, max_size=20).filter(str.isprintable), st.integers(0, 9), st.integers(0, 9))
+def test_subjects_name_their_slice(batch, task, number):
+    names = RunNames("run")
+    key = SliceKey(batch, task, number)
+    for subject in (names.result(key), names.attempt(key), names.dead(key)):
+        assert names.parse_slice(subject) == key
+    subject = names.task("gpu.big", Lane.URGENT, key)
+    assert names.parse_slice(subject) == key
+    assert names.parse_lane(subject) == ("gpu.big", Lane.URGENT)
+
+
+def test_foreign_subjects_and_runs_are_refused():
+    for subject in ("exmq.other.result.b.0.0", "exmq.run.result.b.0", "exmq.run.result.b.x.0", "a"):
+        with pytest.raises(ContractError):
+            RunNames("run").parse_slice(subject)
+    with pytest.raises(ConfigError):
+        RunNames("a.b")
+
+
+def test_batches_sort_as_steps():
+    ids = ["zzz", 10, "2/eval", 3, 2, -1, "0/x", "10/a", "2", "abc"]
+    wanted = [-1, "0/x", 2, "2/eval", "2", 3, 10, "10/a", "zzz", "abc"]
+    assert sorted(ids, key=sort_batch_id) == wanted
+
+
+def test_messages_tolerate_new_fields_and_refuse_new_majors():
+    work = Slice(batch="b", task_number=1, number=0, run_ids=(0,), task=Task())
+    assert Slice.decode(work.encode()) == work
+    extended = work.encode()[:-1] + b',"later":1}'
+    assert Slice.decode(extended) == work
+    with pytest.raises(ContractError, match="schema version 2"):
+        Slice.decode(work.encode().replace(b'"schema_version":1', b'"schema_version":2', 1))
+    with pytest.raises(ContractError, match="run_ids"):
+        Slice.decode(work.encode().replace(b"[0]", b"[0,0]"))

@@ -312,7 +312,6 @@ class Bus:
 
     async def _learn_clock(self) -> None:
         """JetStream replies carry the server's time; half a round trip is the error."""
-        started = time.monotonic()
         try:
             await self.api("INFO")
         except NoResponders as error:
@@ -320,9 +319,11 @@ class Bus:
                 f"the NATS server at {self.options.shown_url} has JetStream switched off; "
                 "start it with `jetstream {}` in its configuration"
             ) from error
+        started = time.monotonic()
         try:
-            listed = await self.api("STREAM.INFO.EXMQ_CLOCK")
-        except NotFound:
+            listed = await self.api("STREAM.LIST", {"subject": self.names.journal})
+        except (NotFound, JetStreamError, PermissionRefused, BusUnavailable) as error:
+            logger.debug("the server's clock stays unknown: %s", error)
             return
         stamp = listed.get("ts")
         if stamp:

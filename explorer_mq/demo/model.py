@@ -6,6 +6,7 @@ its CPU backend leaves a tied output head stale on a weight update.
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -68,3 +69,7 @@ def _tokenizer() -> Any:
     )
     tokenizer.chat_template = _TEMPLATE
     return tokenizer
+
+
+if __name__ == "__main__":
+    write_tiny_model(Path(sys.argv[1]), seed=int(sys.argv[2]) if len(sys.argv) > 2 else 0)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -130,7 +131,7 @@ class TrainBatch(BatchContent):
         self,
         manifest: TrainBatchManifest,
         parts: Sequence[Payload],
-        ack: Callable[[], Awaitable[None]],
+        ack: Callable[[], Coroutine[Any, Any, None]],
         *,
         delivery: int = 1,
     ) -> None:
@@ -152,11 +153,13 @@ class TrainBatch(BatchContent):
 class SyncTrainBatch(BatchContent):
     """A training batch of :class:`~explorer_mq.trainer.sync.SyncTrainerClient`."""
 
-    def __init__(self, batch: TrainBatch, wait_for: Callable[[Awaitable[None]], None]) -> None:
+    def __init__(
+        self, batch: TrainBatch, wait_for: Callable[[Callable[[], Coroutine[Any, Any, None]]], None]
+    ) -> None:
         super().__init__(batch.manifest, batch.parts, delivery=batch.delivery)
         self._batch = batch
         self._wait_for = wait_for
 
     def ack(self) -> None:
         """As :meth:`TrainBatch.ack`, returning when the server has confirmed."""
-        self._wait_for(self._batch.ack())
+        self._wait_for(self._batch.ack)

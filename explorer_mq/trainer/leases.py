@@ -191,12 +191,15 @@ class BatchLeases:
         if not state.get("num_ack_pending"):
             return
         delivered = state["delivered"]
-        first = int(state["ack_floor"]["stream_seq"]) + 1
-        for seq in range(first, int(delivered["stream_seq"]) + 1):
-            reply = (
-                f"$JS.ACK.{self._stream}.{self._consumer}.1.{seq}.{delivered['consumer_seq']}.0.0"
-            )
+        first, last = int(state["ack_floor"]["stream_seq"]) + 1, int(delivered["stream_seq"])
+        replies = [
+            f"$JS.ACK.{self._stream}.{self._consumer}.1.{seq}.{delivered['consumer_seq']}.0.0"
+            for seq in range(first, last + 1)
+        ]
+        for reply in replies[:-1]:
             await self._bus.publish(reply, b"-NAK")
+        # Pulls overtake acknowledgements inside the server: ask only when all are processed.
+        await self._bus.request(replies[-1], b"-NAK")
 
     async def _look_for_consumer(self) -> None:
         """Nobody answers pulls: the consumer is gone, or a server has yet to load it."""

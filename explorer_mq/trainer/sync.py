@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import Awaitable, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from concurrent.futures import CancelledError, Future
 from typing import Any, Self, TypeVar
 
 from explorer_mq.bus.connection import BusOptions
@@ -73,7 +74,7 @@ class SyncTrainerClient:
         """
         self._thread = _LoopThread(f"trainer {self._client.name}")
         try:
-            self._wait_for(self._client.connect())
+            self._wait_for(self._client.connect)
         except BaseException:
             self.close()
             raise
@@ -83,7 +84,7 @@ class SyncTrainerClient:
         thread, self._thread = self._thread, None
         if thread is not None:
             try:
-                thread.wait_for(self._client.close())
+                thread.wait_for(self._client.close)
             finally:
                 thread.stop()
 
@@ -95,23 +96,21 @@ class SyncTrainerClient:
                 background thread surface here.
         """
         while True:
-            batch = self._wait_for(self._client.next_batch())
+            batch = self._wait_for(self._client.next_batch)
             yield SyncTrainBatch(batch, self._wait_for)
 
     def publish_weights(
         self, weights: Mapping[str, Any] | str | os.PathLike[str], version: int
     ) -> PolicyAnnouncement:
         """As ``TrainerClient.publish_weights``; returns when the version is announced."""
-        return self._wait_for(self._client.publish_weights(weights, version))
+        return self._wait_for(lambda: self._client.publish_weights(weights, version))
 
     def policy(self) -> PolicyAnnouncement | None:
         """The newest announced policy version, None before the first."""
-        return self._wait_for(self._client.policy())
+        return self._wait_for(self._client.policy)
 
-    def _wait_for(self, work: Awaitable[T]) -> T:
+    def _wait_for(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         if self._thread is None:
-            if asyncio.iscoroutine(work):
-                work.close()
             raise BusUnavailable(
                 f"trainer {self._client.name} of run {self._client.run} is not connected; "
                 "use `with`"
@@ -125,13 +124,19 @@ class _LoopThread:
     def __init__(self, name: str) -> None:
         self._runner = asyncio.Runner()
         self._loop = self._runner.get_loop()
+        self._tasks: set[asyncio.Task[Any]] = set()
         self._thread = threading.Thread(target=self._loop.run_forever, name=name, daemon=True)
         self._thread.start()
 
-    def wait_for(self, work: Awaitable[T]) -> T:
-        """The result of ``work``; an interrupt of the caller cancels it."""
-        future = asyncio.run_coroutine_threadsafe(_as_coroutine(work), self._loop)
+    def wait_for(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """The result of ``work()``, called in the loop; an interrupt of the caller cancels it.
+
+        The coroutine is made in the loop's thread: an interrupt may strike between any two steps
+        of this one and would leave a coroutine behind that nobody awaits.
+        """
+        future: Future[T] = Future()
         try:
+            self._loop.call_soon_threadsafe(self._begin, work, future)
             return future.result()
         except BaseException:
             future.cancel()
@@ -143,6 +148,25 @@ class _LoopThread:
         self._thread.join()
         self._runner.close()
 
+    def _begin(self, work: Callable[[], Coroutine[Any, Any, T]], future: Future[T]) -> None:
+        if future.cancelled():
+            return
+        task = self._loop.create_task(work())
+        self._tasks.add(task)
 
-async def _as_coroutine(work: Awaitable[T]) -> T:
-    return await work
+        def give_up(abandoned: Future[T]) -> None:
+            if abandoned.cancelled():
+                self._loop.call_soon_threadsafe(task.cancel)
+
+        def settle(_: asyncio.Task[T]) -> None:
+            self._tasks.discard(task)
+            error = CancelledError() if task.cancelled() else task.exception()
+            if not future.set_running_or_notify_cancel():
+                return
+            if error is not None:
+                future.set_exception(error)
+            else:
+                future.set_result(task.result())
+
+        task.add_done_callback(settle)
+        future.add_done_callback(give_up)

@@ -17,12 +17,7 @@ STOP_S = 15
 
 
 def command(*words: str) -> list[str]:
-    return [
-        sys.executable,
-        "-c",
-        "import sys; from explorer_mq.cli.main import main; sys.exit(main())",
-        *words,
-    ]
+    return [sys.executable, "-m", "explorer_mq", *words]
 
 
 @contextmanager

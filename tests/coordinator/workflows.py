@@ -11,7 +11,11 @@ from explorer_mq_schemas.experiences import Experience
 
 def sample(reward):
     return Experience(
-        tokens=np.arange(4), prompt_length=2, logprobs=np.zeros(2), reward=reward, metrics={"m": 1.0}
+        tokens=np.arange(4),
+        prompt_length=2,
+        logprobs=np.zeros(2),
+        reward=reward,
+        metrics={"m": 1.0},
     )
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+import pytest_asyncio
 
 from explorer_mq.demo.model import write_tiny_model
 from explorer_mq.settings import VllmSettings
@@ -42,7 +43,7 @@ def settings(model_dir):
     return VllmSettings(model=str(model_dir), dtype="float32", max_model_len=512)
 
 
-@pytest.fixture(scope="session")
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def engine(settings):
     started = VllmEngine(settings)
     await started.start()

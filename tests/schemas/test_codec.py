@@ -176,7 +176,9 @@ def test_unusable_ids_are_refused(bad):
         encode_token(bad)
 
 
-@given(st.text(min_size=1, max_size=20).filter(str.isprintable), st.integers(0, 9), st.integers(0, 9))
+@given(
+    st.text(min_size=1, max_size=20).filter(str.isprintable), st.integers(0, 9), st.integers(0, 9)
+)
 def test_subjects_name_their_slice(batch, task, number):
     names = RunNames("run")
     key = SliceKey(batch, task, number)

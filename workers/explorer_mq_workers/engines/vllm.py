@@ -22,9 +22,9 @@ from explorer_mq_schemas.errors import ConfigError, ContractError, EngineError, 
 from explorer_mq_schemas.experiences import VersionSegment
 from explorer_mq_schemas.tasks import GenerationConfig
 from explorer_mq_workers.engines.protocol import Completion, FinishReason
-from explorer_mq_workers.engines.vllm_extension import PARENT_VARIABLE
 
 _EXTENSION = "explorer_mq_workers.engines.vllm_extension.WeightLoader"
+_PARENT_VARIABLE = "EXMQ_ENGINE_PARENT"
 _CPU_KV_BYTES = 64 << 20
 _HEALTH_S = 1.0
 _CPU_ENVIRONMENT = {
@@ -128,6 +128,7 @@ class VllmEngine:
         self, prompt_token_ids: Sequence[int], config: GenerationConfig, *, priority: int = 0
     ) -> list[Completion]:
         """``config.n`` answers; see the protocol."""
+        from vllm.exceptions import VLLMValidationError
         from vllm.inputs import tokens_input
         from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
@@ -152,7 +153,7 @@ class VllmEngine:
             raise EngineError("the vLLM engine died; see its log above") from error
         except EngineGenerateError as error:
             raise EngineError(f"vLLM failed on a request: {error}") from error
-        except ValueError as error:
+        except (ValueError, VLLMValidationError) as error:
             raise TaskError(f"vLLM refuses the request: {error}") from error
         if final is None:
             raise EngineError("vLLM ended a request without an answer")
@@ -285,7 +286,7 @@ def _set_environment() -> None:
         wanted.update(_CPU_ENVIRONMENT)
     for name, value in wanted.items():
         os.environ.setdefault(name, value)
-    os.environ[PARENT_VARIABLE] = str(os.getpid())
+    os.environ[_PARENT_VARIABLE] = str(os.getpid())
 
 
 def _import_vllm() -> tuple[Any, Any, Any]:

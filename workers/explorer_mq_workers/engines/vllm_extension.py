@@ -1,7 +1,8 @@
 """Loaded by vLLM into every engine process (``worker_extension_cls``): safe weight loading.
 
 Importing it makes the process die with its parent: vLLM's engine core otherwise outlives a parent
-that was killed with -9.
+that was killed with -9. So the worker itself must never import it: a forked core would inherit the
+module as imported already.
 """
 
 from __future__ import annotations
@@ -13,9 +14,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
-PARENT_VARIABLE = "EXMQ_ENGINE_PARENT"
-
-_parent = os.environ.get(PARENT_VARIABLE)
+_parent = os.environ.get("EXMQ_ENGINE_PARENT")
 if _parent and os.getppid() == int(_parent):
     ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != int(_parent):

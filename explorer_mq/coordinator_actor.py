@@ -16,7 +16,7 @@ from explorer_mq.bus.actors import ActorHandle, ActorService, Method, serve_acto
 from explorer_mq.bus.connection import Bus
 from explorer_mq.bus.objects import get_object, put_object
 from explorer_mq.bus.publisher import Publisher
-from explorer_mq.bus.topology import StreamLimits, ensure, ensure_pool
+from explorer_mq.bus.topology import ensure, ensure_pool
 from explorer_mq.coordinator import INLINE_TASKS_BYTES, RolloutCoordinator
 from explorer_mq.crew import Crew
 from explorer_mq.running import run_until_signal
@@ -194,15 +194,8 @@ async def serve_run(settings: Settings, stop: asyncio.Event) -> None:
         BusUnavailable: NATS cannot be reached.
     """
     options = settings.nats.options("coordinator")
-    limits = StreamLimits(
-        replicas=settings.streams.replicas,
-        results_max_bytes=settings.streams.results_max_bytes,
-        results_max_age_s=settings.streams.results_max_age_s,
-        train_max_age_s=settings.streams.train_max_age_s,
-        dead_max_age_s=settings.streams.dead_max_age_s,
-    )
     async with await Bus.connect(settings.run, options) as bus:
-        await ensure(bus, limits)
+        await ensure(bus, settings.streams.limits())
         coordinator = RolloutCoordinator(bus, settings)
         await coordinator.prepare()
         service = await serve_coordinator(bus, coordinator, version=__version__)

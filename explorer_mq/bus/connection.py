@@ -98,6 +98,7 @@ class Bus:
         self._denied: dict[str, str] = {}
         self._reconnect: list[Callable[[], None]] = []
         self._closed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._opened = False
         self._closing = False
         self._last_error = ""
         self._clock_offset_s = time.time() - time.monotonic()
@@ -264,6 +265,7 @@ class Bus:
         try:
             async with asyncio.timeout(options.connect_timeout_s):
                 await self._client.connect(**self._client_options())
+            self._opened = True
         except nats.errors.AuthorizationError as error:
             await self.close()
             raise PermissionRefused(
@@ -335,7 +337,7 @@ class Bus:
         denied = _DENIED.search(str(error))
         if denied:
             self._denied[denied.group(1).lower()] = str(error)
-        if not self._closing:
+        if self._opened and not self._closing:
             logger.warning("nats url=%s: %s", self.options.shown_url, error or type(error).__name__)
 
     async def _hear_disconnect(self) -> None:

@@ -112,7 +112,7 @@ class EmbeddedServer:
             self._child = None
 
     def restart(self) -> None:
-        """Start again on the same port and store."""
+        """Start again on the same port and store; from the main thread, like :meth:`start`."""
         self.kill()
         binary = find_binary()
         self._spawn(binary, self._write_config())

@@ -94,6 +94,7 @@ class Follower:
             if self._broken:
                 await self._recover()
             self._arrived.clear()
+            await self._ask()
             try:
                 async with asyncio.timeout(_SILENT_S):
                     await self._arrived.wait()
@@ -229,5 +230,4 @@ class Follower:
         self._asked = max(0, self._asked - left)
         if status not in ("404", "408") and "MaxBytes" not in headers.get("Description", ""):
             self._broken = True
-        self._idle = asyncio.ensure_future(self._ask())
         self._arrived.set()

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from explorer_mq.settings.engines import EngineSettings, VllmSettings
 from explorer_mq.settings.section import Section
@@ -213,8 +214,25 @@ class LogSettings(Section):
     )
 
 
-class Settings(Section):
-    """All settings of all processes; each reads the sections it needs."""
+class Settings(BaseSettings):
+    """All settings of all processes; each reads the sections it needs.
+
+    Constructing it reads nothing but its arguments: ``load_settings`` merges files, environment and
+    command line itself, because it can then say where a bad value came from and refuse unknown keys.
+    """
+
+    model_config = SettingsConfigDict(frozen=True, extra="forbid")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003 - the library's signature
+        init_settings: PydanticBaseSettingsSource,
+        *_: PydanticBaseSettingsSource,
+        **__: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments only."""
+        return (init_settings,)
 
     run: RunName = Field(default="default", description="the training run; names all its streams")
     nats: NatsSettings = Field(default_factory=NatsSettings, description="connection to NATS")

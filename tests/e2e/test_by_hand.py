@@ -87,11 +87,11 @@ async def test_batch_survives_kill_9_of_a_worker_and_of_the_coordinator(
     processes, connect, roster, nats_server, run
 ):
     bus = await connect()
-    processes.start("coordinator", "coordinator")
-    await wait_ready(bus, ["default"])
     processes.worker("one", 0.2)
     processes.worker("two", 0.2)
     await until(roster, lambda beats: {"one", "two"} <= beats.keys())
+    processes.start("coordinator", "coordinator")
+    await wait_ready(bus, ["default"])
     handle = CoordinatorHandle(bus)
     await handle.submit_batch(batch_id=1, tasks=tasks(60), auto_finalize=True)
     await until(roster, lambda beats: "one" in beats and beats["one"].running)
@@ -103,6 +103,12 @@ async def test_batch_survives_kill_9_of_a_worker_and_of_the_coordinator(
             batch = await client.next_batch()
         await expect_whole(batch, 60)
         assert batch.manifest.completed_runs == 240
+
+
+async def test_worker_that_waits_for_its_coordinator_can_be_stopped(processes, roster):
+    processes.worker("early", 0)
+    await until(roster, lambda beats: "early" in beats)
+    assert processes.kill("early", signal.SIGTERM) == 0
 
 
 async def test_terminated_worker_hands_back_within_half_a_second(

@@ -93,16 +93,9 @@ class Worker:
             await self._publisher.start()
             crew.start(self._beat_loop(), name="beats")
             cancels = await self._bus.subscribe(self._bus.names.cancel, self._hear_cancel)
-            await self._policy.start()
-            await wait_ready(self._bus, self._settings.pools)
-            await self._source.start()
-            self._state = "ready"
-            self._source.add_credits(self._settings.slots)
-            crew.start(self._take_loop(crew), name="slices")
-            crew.start(self._policy.run(), name="policy")
             crew.start(self._watch_engine(), name="engine")
             crew.start(self._watch_bus(), name="connection")
-            logger.info("worker=%s ready run=%s", self.name, self._bus.names.run)
+            crew.start(self._join_run(crew), name="join")
             try:
                 await self._until(stop, crew)
             finally:
@@ -113,6 +106,18 @@ class Worker:
                 await self._publisher.close()
                 self._state = "stopped"
                 await self._send_beat()
+
+    async def _join_run(self, crew: Crew) -> None:
+        """Wait for the run's coordinator, load the newest policy, then begin to pull."""
+        await wait_ready(self._bus, self._settings.pools)
+        await self._policy.start()
+        await self._source.start()
+        self._state = "ready"
+        self._source.add_credits(self._settings.slots)
+        crew.start(self._take_loop(crew), name="slices")
+        crew.start(self._policy.run(), name="policy")
+        await self._send_beat()
+        logger.info("worker=%s ready run=%s", self.name, self._bus.names.run)
 
     async def _until(self, stop: asyncio.Event, crew: Crew) -> None:
         stopped = asyncio.create_task(stop.wait(), name="stop")

@@ -203,7 +203,7 @@ async def source(bus):
     await opened.stop_extending()
 
 
-async def test_slices_come_in_order_urgent_first(bus, publisher, source):
+async def test_slices_of_a_lane_come_in_order_beside_urgent_ones(bus, publisher, source):
     queue = TaskQueue(bus, publisher)
     await queue.publish([make_slice(n) for n in range(3)])
     await queue.publish([make_slice(9, lane=Lane.URGENT)])
@@ -214,8 +214,8 @@ async def test_slices_come_in_order_urgent_first(bus, publisher, source):
         lease = await source.take()
         numbers.append(lease.slice.task_number)
         await lease.ack()
-    assert sorted(numbers) == [0, 1, 2, 9]
-    assert numbers[-1] == 2
+    assert [number for number in numbers if number != 9] == [0, 1, 2]
+    assert 9 in numbers
 
 
 async def test_publishing_slices_again_adds_nothing(bus, publisher):

@@ -24,18 +24,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import orjson
 from numpy.typing import NDArray
 
 from explorer_mq_schemas.errors import ContractError
-from explorer_mq_schemas.experiences import ARRAY_DTYPES, EID, Experience, VersionSegment
+from explorer_mq_schemas.experiences import (
+    ARRAY_DTYPES,
+    EID,
+    Experience,
+    ExperienceType,
+    VersionSegment,
+)
 
 FORMAT = "exmq.experiences"
 VERSION = "1"
 MAX_BYTES = 4 << 30
+
+_TYPES = get_args(ExperienceType)
 
 _DTYPES: dict[str, np.dtype[Any]] = {
     "F64": np.dtype("<f8"),
@@ -60,6 +68,7 @@ _SCALARS: dict[str, np.dtype[Any]] = {
     "policy_version_start": np.dtype("<i8"),
     "policy_version_end": np.dtype("<i8"),
 }
+_INT64 = np.dtype("<i8")
 _ITEM_FIELDS = (
     "truncate_status",
     "info",
@@ -85,15 +94,15 @@ def pack(experiences: Sequence[Experience]) -> bytes:
     arrays: Arrays = {}
     _pack_ragged(arrays, "tokens", [e.tokens for e in experiences], np.dtype("<i4"), "cu_seqlens")
     for name, dtype in _SCALARS.items():
-        arrays[name] = np.array([_scalar(e, name) for e in experiences], dtype)
-    segments = [np.array(e.versions, "<i8").reshape(-1, 3) for e in experiences]
+        arrays[name] = _column(name, [_scalar(e, name) for e in experiences], dtype)
+    segments = [_column("versions", e.versions, _INT64).reshape(-1, 3) for e in experiences]
     arrays["versions"] = np.concatenate(segments) if segments else np.zeros((0, 3), "<i8")
     arrays["versions.cu_seqlens"] = _offsets([len(segment) for segment in segments])
     for name, dtype in ARRAY_DTYPES.items():
         _pack_optional(arrays, name, [getattr(e, name) for e in experiences], dtype)
     for number, experience in enumerate(experiences):
         for key, value in (experience.multi_modal_inputs or {}).items():
-            arrays[f"mm/{number}/{key}"] = np.ascontiguousarray(value)
+            arrays[f"mm/{number}/{key}"] = _column(f"multi_modal_inputs[{key!r}]", value)
     try:
         items = orjson.dumps([_item(e) for e in experiences], option=orjson.OPT_SERIALIZE_NUMPY)
     except TypeError as error:
@@ -118,6 +127,16 @@ def unpack(
         raise ContractError(f"experiences: malformed item: {error}") from error
 
 
+def count(buffer: bytes | bytearray | memoryview, *, max_bytes: int = MAX_BYTES) -> int:
+    """N, the number of experiences in ``buffer``, without building them.
+
+    Raises:
+        ContractError: as :func:`unpack`.
+    """
+    arrays, _ = _read(buffer, max_bytes)
+    return _check(arrays)
+
+
 def unpack_arrays(buffer: bytes | bytearray | memoryview, *, max_bytes: int = MAX_BYTES) -> Arrays:
     """The packed arrays by name (see the module's table), as views of ``buffer``.
 
@@ -137,6 +156,13 @@ def _scalar(experience: Experience, name: str) -> float | int:
     if value is None:
         return math.nan if name == "reward" else -1
     return value
+
+
+def _column(name: str, values: Any, dtype: np.dtype[Any] | None = None) -> NDArray[Any]:
+    try:
+        return np.asarray(values, dtype, order="C")
+    except (TypeError, ValueError, OverflowError, RuntimeError) as error:
+        raise ContractError(f"{name} cannot be stored: {error}") from error
 
 
 def _item(experience: Experience) -> dict[str, Any]:
@@ -244,10 +270,13 @@ def _tensors(header: dict[str, Any], body: memoryview) -> Arrays:
                 raise ContractError(f"experiences: {name}: negative or odd shape or offset")
         except (KeyError, TypeError, ValueError) as error:
             raise ContractError(f"experiences: {name}: malformed entry: {error}") from error
-        count = math.prod(shape)
-        if end - start != count * dtype.itemsize or end > len(body):
+        length = math.prod(shape)
+        if end - start != length * dtype.itemsize or end > len(body):
             raise ContractError(f"experiences: {name}: offsets do not fit shape or buffer")
-        arrays[name] = np.frombuffer(body, dtype, count, start).reshape(shape)
+        try:
+            arrays[name] = np.frombuffer(body, dtype, length, start).reshape(shape)
+        except (ValueError, OverflowError) as error:
+            raise ContractError(f"experiences: {name}: impossible shape: {error}") from error
         spans.append((start, end))
     at = 0
     for start, end in sorted(spans):
@@ -307,8 +336,13 @@ def _items(metadata: Mapping[str, str], size: int) -> list[dict[str, Any]]:
         raise ContractError(f"experiences: unreadable items: {error}") from error
     if not isinstance(items, list) or len(items) != size:
         raise ContractError(f"experiences: items does not have {size} entries")
-    if not all(isinstance(item, dict) for item in items):
-        raise ContractError("experiences: an item is not an object")
+    for item in items:
+        if not isinstance(item, dict) or item.get("type") not in _TYPES:
+            raise ContractError("experiences: an item is not an object of a known type")
+        if not all(isinstance(item.get(name), (int, str)) for name in ("batch", "task", "suffix")):
+            raise ContractError("experiences: an item's batch, task or suffix is not an id")
+        if not all(isinstance(item.get(name, {}), dict) for name in ("info", "metrics")):
+            raise ContractError("experiences: an item's info or metrics is not an object")
     return items
 
 

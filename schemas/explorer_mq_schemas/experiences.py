@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -84,18 +84,32 @@ class VersionSegment(NamedTuple):
     end: int
 
 
+@dataclass(frozen=True, slots=True)
+class CustomField:
+    """Asks for ``info[source_field]`` as column ``destination_field`` of the training batch.
+
+    ``data_type`` is the column's numpy dtype by name, e.g. ``float32``.
+    """
+
+    source_field: str
+    destination_field: str
+    data_type: str = "float32"
+
+
 @dataclass(kw_only=True, eq=False)
 class Experience:
     """One training sample.
 
     Arrays may be given as lists, numpy arrays or tensors on the CPU; they are converted.
+    ``custom_fields`` may be given as mappings.
 
     Shapes: tokens [T] int32; logprobs, action_mask, advantages, returns, token_level_reward,
         teacher_logprobs [R]; routed_experts [T - 1, layers, k] uint8.
 
     Raises:
-        ContractError: an array has the wrong number of dimensions or cannot be converted, or a
-            single-turn sample has no prompt or no response.
+        ContractError: an array has the wrong number of dimensions or cannot be converted, a version
+            segment or custom field is malformed, or a single-turn sample has no prompt or no
+            response.
     """
 
     tokens: NDArray[np.int32]
@@ -122,7 +136,7 @@ class Experience:
     tools: list[dict[str, Any]] | None = None
     chosen_messages: list[dict[str, Any]] | None = None
     rejected_messages: list[dict[str, Any]] | None = None
-    custom_fields: list[dict[str, str]] | None = None
+    custom_fields: list[CustomField] | None = None
     policy_version_start: int | None = None
     policy_version_end: int | None = None
     versions: tuple[VersionSegment, ...] = ()
@@ -133,7 +147,12 @@ class Experience:
             given = getattr(self, name)
             if given is not None:
                 setattr(self, name, _array(name, given, dtype))
-        self.versions = tuple(VersionSegment(*segment) for segment in self.versions)
+        try:
+            self.versions = tuple(VersionSegment(*segment) for segment in self.versions)
+            if self.custom_fields is not None:
+                self.custom_fields = [_custom_field(given) for given in self.custom_fields]
+        except TypeError as error:
+            raise ContractError(f"experience {self.eid}: {error}") from error
         if self.experience_type is None:
             self.experience_type = self._derive_type()
         if self.experience_type == "dpo":
@@ -199,13 +218,55 @@ def group_by(
     return groups
 
 
+def split_dpo_experience_to_single_turn(experiences: Iterable[Experience]) -> list[Experience]:
+    """Two single-turn samples for each preference pair: the chosen response, then the rejected.
+
+    Both keep the pair's batch, task, run and step, each with a suffix of its own.
+
+    Raises:
+        InvalidRequest: an experience is not a preference pair.
+    """
+    singles: list[Experience] = []
+    for pair in experiences:
+        if pair.chosen is None or pair.rejected is None:
+            raise InvalidRequest(f"experience {pair.eid} has no chosen and rejected responses")
+        singles.append(_one_side(pair, pair.chosen, pair.chosen_messages))
+        singles.append(_one_side(pair, pair.rejected, pair.rejected_messages))
+    return singles
+
+
+def _one_side(
+    pair: Experience, response: NDArray[np.int32], messages: list[dict[str, Any]] | None
+) -> Experience:
+    return Experience(
+        tokens=np.concatenate([pair.tokens, response]),
+        prompt_length=len(pair.tokens),
+        eid=replace(pair.eid, suffix=_suffix()),
+        experience_type="single_turn",
+        reward=pair.reward,
+        multi_modal_inputs=pair.multi_modal_inputs,
+        info=dict(pair.info),
+        metrics=dict(pair.metrics),
+        prompt_text=pair.prompt_text,
+        messages=messages,
+        tools=pair.tools,
+        custom_fields=pair.custom_fields,
+        policy_version_start=pair.policy_version_start,
+        policy_version_end=pair.policy_version_end,
+    )
+
+
+def _custom_field(given: CustomField | Mapping[str, str]) -> CustomField:
+    return given if isinstance(given, CustomField) else CustomField(**given)
+
+
 def _array(name: str, value: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
     """``value`` as a contiguous array of ``dtype``; not copied when it is one already."""
     if hasattr(value, "detach"):
         value = value.detach().cpu().numpy()
     try:
         array = np.ascontiguousarray(value, dtype=dtype)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise ContractError(f"{name}: cannot be made an array of {dtype}: {error}") from error
     wanted = 3 if name == "routed_experts" else 1
     if array.ndim != wanted:

@@ -263,6 +263,15 @@ async def test_payload_over_the_message_limit_arrives_whole(
         await batch.ack()
 
 
+async def test_worker_stopped_while_it_joins_leaves_nothing_behind(
+    bus, start_coordinator, start_worker
+):
+    async with start_coordinator():
+        for _ in range(20):
+            async with start_worker():
+                await bus.api("INFO")
+
+
 async def test_drained_worker_hands_its_slices_back_unharmed(bus, start_coordinator, start_worker):
     async with start_coordinator(max_retry_times=0) as coordinator:
         slow = [Task(reward_fn="exact_match", raw_task={"prompt": "a"}, repeat_times=1)]

@@ -10,9 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import load, save
 
-from explorer_mq_schemas.codec import pack, unpack, unpack_arrays
+from explorer_mq_schemas.codec import count, pack, unpack, unpack_arrays
 from explorer_mq_schemas.errors import ConfigError, ContractError, InvalidRequest
-from explorer_mq_schemas.experiences import ARRAY_DTYPES, EID, Experience, group_by
+from explorer_mq_schemas.experiences import (
+    ARRAY_DTYPES,
+    EID,
+    CustomField,
+    Experience,
+    group_by,
+    split_dpo_experience_to_single_turn,
+)
 from explorer_mq_schemas.ids import decode_token, encode_token, sort_batch_id
 from explorer_mq_schemas.subjects import Lane, RunNames, SliceKey
 from explorer_mq_schemas.tasks import Slice, Task
@@ -154,6 +161,123 @@ def test_experience_type_survives():
     dpo = Experience(tokens=[1, 2], chosen=[1], rejected=[2])
     kinds = [e.experience_type for e in unpack(pack([one(), dpo, one(action_mask=[1, 0])]))]
     assert kinds == ["single_turn", "dpo", "multi_turn"]
+
+
+@given(st.lists(experiences(), max_size=4))
+def test_count_is_the_number_packed(samples):
+    assert count(pack(samples)) == len(samples)
+
+
+def test_multi_modal_tensors_keep_shape_and_sample():
+    scale = np.float32(0.5)
+    pixels = np.arange(6, dtype=np.int16).reshape(1, 2, 3)
+    buffer = pack([one(), one(multi_modal_inputs={"a/b": pixels, "scale": scale})])
+    plain, modal = unpack(buffer)
+    assert plain.multi_modal_inputs is None
+    np.testing.assert_array_equal(modal.multi_modal_inputs["a/b"], pixels)
+    assert modal.multi_modal_inputs["scale"].shape == ()
+
+
+def test_custom_fields_survive():
+    fields = [
+        CustomField("steps", "n_steps", "int32"),
+        {"source_field": "a", "destination_field": "b"},
+    ]
+    wanted = [fields[0], CustomField("a", "b")]
+    assert unpack(pack([one(custom_fields=fields)]))[0].custom_fields == wanted
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"reward": "high"},
+        {"eid": EID("b", 1, 2**40)},
+        {"versions": [(2**70, 0, 2)]},
+        {"multi_modal_inputs": {"a": [[1], [1, 2]]}},
+        {"multi_modal_inputs": {"a": np.array(["text"])}},
+        {"info": {"x": object()}},
+    ],
+)
+def test_what_cannot_be_stored_is_refused(fields):
+    with pytest.raises(ContractError):
+        pack([one(**fields)])
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"returns": [10**400]}, {"versions": [(1, 2)]}, {"custom_fields": [{"source": "a"}]}],
+)
+def test_experience_refuses_malformed_fields(fields):
+    with pytest.raises(ContractError):
+        one(**fields)
+
+
+def test_token_beyond_int32_is_refused():
+    with pytest.raises(ContractError, match="tokens"):
+        Experience(tokens=[2**40, 1], prompt_length=1)
+
+
+def edited(edit):
+    import orjson
+
+    buffer = pack([one()])
+    size = int.from_bytes(buffer[:8], "little")
+    header = orjson.loads(buffer[8 : 8 + size])
+    edit(header)
+    text = orjson.dumps(header)
+    return len(text).to_bytes(8, "little") + text + buffer[8 + size :]
+
+
+@pytest.mark.parametrize("shape", [[0] * 100, [0, 2**62, 2**62], [-1, 0], [0.0], None])
+def test_impossible_shapes_are_refused(shape):
+    entry = {"dtype": "F32", "shape": shape, "data_offsets": [0, 0]}
+    with pytest.raises(ContractError):
+        unpack(edited(lambda header: header.update({"mm/0/z": entry})))
+
+
+def test_overlapping_tensors_are_refused():
+    def overlap(header):
+        header["run"]["data_offsets"] = header["step"]["data_offsets"]
+
+    with pytest.raises(ContractError, match="overlap"):
+        unpack(edited(overlap))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"type": "other"},
+        {"type": [1]},
+        {"batch": {}},
+        {"task": None},
+        {"info": [1]},
+        {"metrics": 1},
+    ],
+)
+def test_malformed_items_are_refused(change):
+    import orjson
+
+    def edit(header):
+        item = {**orjson.loads(header["__metadata__"]["items"])[0], **change}
+        header["__metadata__"]["items"] = orjson.dumps([item]).decode()
+
+    with pytest.raises(ContractError):
+        unpack(edited(edit))
+
+
+def test_a_preference_pair_splits_into_two_single_turns():
+    eid = EID("b", 1, 2, 3)
+    pair = Experience(tokens=[1, 2], chosen=[3], rejected=[4, 5], eid=eid, reward=1.0)
+    chosen, rejected = split_dpo_experience_to_single_turn([pair])
+    assert chosen.tokens.tolist() == [1, 2, 3]
+    assert rejected.tokens.tolist() == [1, 2, 4, 5]
+    for single in (chosen, rejected):
+        assert single.experience_type == "single_turn"
+        assert single.prompt_length == 2
+        assert single.eid.rid == eid.rid
+    assert len({chosen.eid.uid, rejected.eid.uid, eid.uid}) == 3
+    with pytest.raises(InvalidRequest, match="chosen and rejected"):
+        split_dpo_experience_to_single_turn([one()])
 
 
 def test_group_by_names_the_choices():

@@ -95,11 +95,13 @@ class Worker:
             cancels = await self._bus.subscribe(self._bus.names.cancel, self._hear_cancel)
             crew.start(self._watch_engine(), name="engine")
             crew.start(self._watch_bus(), name="connection")
-            crew.start(self._join_run(crew), name="join")
+            joining = crew.start(self._join_run(crew), name="join")
             try:
                 await self._until(stop, crew)
             finally:
                 self._state = "draining"
+                joining.cancel()
+                await asyncio.gather(joining, return_exceptions=True)
                 await self._drain()
                 await cancels.unsubscribe()
                 await self._policy.close()

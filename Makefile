@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 EXTRA_INDEX := $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX),)
 
-.PHONY: demo test install lint chaos schemas clean
+.PHONY: demo test install lint clean
 
 demo: $(STAMP)
 	$(BIN)/explorer-mq demo
@@ -32,9 +32,6 @@ $(STAMP): pyproject.toml
 	$(BIN)/python -c "import torchvision, torchaudio" 2>/dev/null || \
 	  $(BIN)/pip uninstall --quiet -y torchvision torchaudio torchcodec
 	touch $(STAMP)
-
-schemas: $(STAMP)
-	$(BIN)/python -m explorer_mq_schemas.generate
 
 clean:
 	rm -rf demo-run .explorer-mq .pytest_cache .mypy_cache .ruff_cache

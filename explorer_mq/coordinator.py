@@ -18,7 +18,6 @@ from typing import Any
 
 from explorer_mq.bus.connection import Bus
 from explorer_mq.bus.journal import Journal
-from explorer_mq.bus.objects import put_object
 from explorer_mq.bus.publisher import Publisher
 from explorer_mq.bus.results import ResultLog
 from explorer_mq.bus.tasks import TaskQueue
@@ -39,13 +38,13 @@ from explorer_mq.core.batch import (
     open_batch,
     replay,
 )
-from explorer_mq.core.grouping import task_groups
 from explorer_mq.core.outcome import batch_metrics, manifest, statuses, view
 from explorer_mq.crew import Crew
 from explorer_mq.delivery import publish_manifest
 from explorer_mq.roster import Roster
 from explorer_mq.scheduler import LiveBatch, Scheduler
 from explorer_mq.settings import Settings
+from explorer_mq.submission import BatchOptions, opening_entry
 from explorer_mq_schemas.batches import BatchLifecycleState, BatchResult, BatchView
 from explorer_mq_schemas.cancel import Cancel
 from explorer_mq_schemas.errors import (
@@ -56,16 +55,10 @@ from explorer_mq_schemas.errors import (
     NotFound,
 )
 from explorer_mq_schemas.ids import encode_token
-from explorer_mq_schemas.journal import Aborted, Finalized, Running, Submitting
+from explorer_mq_schemas.journal import Aborted, Finalized, Running
 from explorer_mq_schemas.tasks import BatchType, Task
 
 logger = logging.getLogger(__name__)
-
-INLINE_TASKS_BYTES = 64 << 10
-"""Batches up to this size are journalled with their tasks, which saves a round trip."""
-
-DEADLINE_MARGIN_S = 10.0
-"""Added to the default batch deadline, so that the last attempt can report its own time-out."""
 
 _BACK_OFF_S = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 
@@ -158,15 +151,14 @@ class RolloutCoordinator:
                 f"batch {name!r} is {self.closed[name].state} already; a batch id is used once, "
                 "choose another"
             )
-        live = await self._open(
-            batch_id,
-            list(tasks),
+        options = BatchOptions(
             batch_type=batch_type,
             min_wait_num=min_wait_num,
             return_partial=return_partial_tasks,
             auto_finalize=auto_finalize,
             deadline_s=deadline_s,
         )
+        live = await self._open(batch_id, tasks, options)
         crew.start(self._drive(live), name=f"batch {name}")
         while live.state.phase is BatchLifecycleState.PENDING:
             await live.changed.wait()
@@ -276,44 +268,19 @@ class RolloutCoordinator:
         return closed
 
     async def _open(
-        self,
-        batch_id: int | str,
-        tasks: list[Task],
-        *,
-        batch_type: BatchType,
-        min_wait_num: int | None,
-        return_partial: bool,
-        auto_finalize: bool,
-        deadline_s: float | None,
+        self, batch_id: int | str, tasks: Sequence[Task], options: BatchOptions
     ) -> LiveBatch:
-        scheduler = self._settings.scheduler
-        groups = task_groups(tasks, scheduler.max_repeat_times_per_runner)
-        if min_wait_num is not None and not 1 <= min_wait_num <= len(tasks):
-            raise InvalidRequest(
-                f"batch {batch_id!r}: min_wait_num {min_wait_num} is not in 1..{len(tasks)}"
-            )
-        attempts = scheduler.max_retry_times + 1
-        lines = [task.encode() for task in tasks]
-        text = b"\n".join(lines)
-        stored = len(text) > INLINE_TASKS_BYTES
-        prefix = self._bus.names.object(str(batch_id), "tasks")
-        opening = Submitting(
-            batch=batch_id,
-            batch_type=batch_type,
-            groups=groups,
-            at=self._bus.now(),
-            tasks=await put_object(self._publisher, prefix, text) if stored else None,
-            inline="" if stored else text.decode(),
+        opening, lines = await opening_entry(
+            self._bus,
+            self._publisher,
+            self._settings.scheduler,
+            batch_id=batch_id,
+            tasks=tasks,
+            options=options,
             results_seq=await self._results.last_seq(),
-            deadline_s=deadline_s
-            or scheduler.batch_deadline_s
-            or scheduler.max_timeout_s * attempts + DEADLINE_MARGIN_S,
-            timeout_s=scheduler.max_timeout_s,
-            max_attempts=attempts,
-            min_wait_num=min_wait_num,
-            return_partial=return_partial,
-            auto_finalize=auto_finalize,
         )
+        if self.scheduler.find(batch_id) is not None:
+            raise InvalidRequest(f"batch {str(batch_id)!r} is already active")
         live = LiveBatch(open_batch(opening), lines)
         self.scheduler.add(live)
         try:

@@ -17,10 +17,11 @@ from explorer_mq.bus.connection import Bus
 from explorer_mq.bus.objects import get_object, put_object
 from explorer_mq.bus.publisher import Publisher
 from explorer_mq.bus.topology import ensure, ensure_pool
-from explorer_mq.coordinator import INLINE_TASKS_BYTES, RolloutCoordinator
+from explorer_mq.coordinator import RolloutCoordinator
 from explorer_mq.crew import Crew
 from explorer_mq.running import run_until_signal
 from explorer_mq.settings import Settings
+from explorer_mq.submission import INLINE_TASKS_BYTES
 from explorer_mq_schemas.batches import BatchResult, BatchView
 from explorer_mq_schemas.errors import BusUnavailable
 from explorer_mq_schemas.ids import new_id

@@ -20,8 +20,8 @@ FinishReason = Literal["stop", "length", "abort"]
 class Completion:
     """One sampled answer of R tokens: token_ids [R] int32, logprobs [R] float32.
 
-    ``logprobs`` are natural logarithms under the distribution that was sampled from; ``versions``
-    cover all R tokens.
+    ``logprobs`` are natural logarithms under the distribution that was sampled from; [0] when they
+    were not asked for. ``versions`` cover all R tokens in order.
     """
 
     token_ids: NDArray[np.int32]
@@ -78,7 +78,12 @@ class Engine(Protocol):
         """Tokens sampled since the start."""
 
     async def start(self) -> None:
-        """Load the model. Raises ConfigError when it cannot be."""
+        """Load the model.
+
+        Raises:
+            ConfigError: model, settings or installation are at fault.
+            EngineError: the engine failed to come up.
+        """
 
     async def close(self) -> None:
         """Free everything the engine holds, its processes too."""
@@ -94,11 +99,13 @@ class Engine(Protocol):
         """
 
     async def load_policy(self, version: int, path: Path) -> None:
-        """Swap in the safetensors file at ``path`` while generations go on.
+        """Swap in a safetensors file, or a directory of them, while generations go on.
+
+        On return the engine is verified to hold it, and ``policy_version == version``.
 
         Raises:
             ContractError: names, shapes or values do not fit; the old weights stay.
-            EngineError: the engine failed.
+            EngineError: the engine failed; it is dead then.
         """
 
     async def wait_dead(self) -> str:

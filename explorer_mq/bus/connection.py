@@ -101,6 +101,7 @@ class Bus:
         self._opened = False
         self._closing = False
         self._last_error = ""
+        self._refused = False
         self._clock_offset_s = time.time() - time.monotonic()
 
     @classmethod
@@ -274,7 +275,7 @@ class Bus:
             ) from error
         except (OSError, TimeoutError, nats.errors.Error) as error:
             await self.close()
-            if "authorization" in self._last_error.lower():
+            if self._refused:
                 raise PermissionRefused(
                     f"the NATS server at {options.shown_url} refused the credentials; check "
                     "nats.nkey_seed_file or nats.credentials_file"
@@ -334,6 +335,7 @@ class Bus:
 
     async def _hear_error(self, error: Exception) -> None:
         self._last_error = str(error)
+        self._refused = self._refused or "authorization" in self._last_error.lower()
         denied = _DENIED.search(str(error))
         if denied:
             self._denied[denied.group(1).lower()] = str(error)

@@ -309,7 +309,7 @@ def _merge_report(state: BatchState, event: ResultArrived) -> BatchState:
     initial = slices_per_task(repeat, per_slice)
     was = awaited(before.reports, repeat, per_slice, opening.max_attempts)
     now = awaited(after.reports, repeat, per_slice, opening.max_attempts)
-    settled = state.settled + (bool(was) and not now)
+    settled = state.settled + (not now) - (not was)
     reached = opening.min_wait_num is not None and settled >= opening.min_wait_num
     retries = {(event.task, need.number) for need in now if need.number >= initial}
     old_retries = {(event.task, need.number) for need in was if need.number >= initial}

@@ -17,7 +17,8 @@ the tensors. Every tensor starts at a multiple of its item size. N is the number
     mm/<i>/<key>          multi-modal tensor ``key`` of sample i
 
 ``__metadata__`` holds ``format``, ``schema_version`` and ``items``: a JSON list with one object per
-sample of all other fields that are not at their default. Nothing is ever unpickled.
+sample of all other fields that are not at their default. What JSON lacks changes on the way: in
+``info`` tuples become lists, numpy arrays lists, NaN null. Nothing is ever unpickled.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ from explorer_mq_schemas.experiences import (
     Experience,
     ExperienceType,
     VersionSegment,
+    as_array,
 )
 
 FORMAT = "exmq.experiences"
@@ -69,6 +71,7 @@ _SCALARS: dict[str, np.dtype[Any]] = {
     "policy_version_end": np.dtype("<i8"),
 }
 _INT64 = np.dtype("<i8")
+_INT32 = np.dtype("<i4")
 _ITEM_FIELDS = (
     "truncate_status",
     "info",
@@ -92,10 +95,12 @@ def pack(experiences: Sequence[Experience]) -> bytes:
         ContractError: a field cannot be stored (e.g. ``info`` is not JSON); the message names it.
     """
     arrays: Arrays = {}
-    _pack_ragged(arrays, "tokens", [e.tokens for e in experiences], np.dtype("<i4"), "cu_seqlens")
+    tokens = [as_array("tokens", e.tokens, _INT32) for e in experiences]
+    _pack_ragged(arrays, "tokens", tokens, _INT32, "cu_seqlens")
     for name, dtype in _SCALARS.items():
         arrays[name] = _column(name, [_scalar(e, name) for e in experiences], dtype)
-    segments = [_column("versions", e.versions, _INT64).reshape(-1, 3) for e in experiences]
+    _check_rewards(arrays["reward"], experiences)
+    segments = [_segments(e) for e in experiences]
     arrays["versions"] = np.concatenate(segments) if segments else np.zeros((0, 3), "<i8")
     arrays["versions.cu_seqlens"] = _offsets([len(segment) for segment in segments])
     for name, dtype in ARRAY_DTYPES.items():
@@ -121,8 +126,12 @@ def unpack(
     arrays, metadata = _read(buffer, max_bytes)
     size = _check(arrays)
     items = _items(metadata, size)
+    modal = _multi_modal(arrays)
     try:
-        return [_unpack_one(arrays, number, item) for number, item in enumerate(items)]
+        return [
+            _unpack_one(arrays, number, item, modal.get(str(number)))
+            for number, item in enumerate(items)
+        ]
     except (TypeError, ValueError, KeyError, AttributeError) as error:
         raise ContractError(f"experiences: malformed item: {error}") from error
 
@@ -160,13 +169,33 @@ def _scalar(experience: Experience, name: str) -> float | int:
 
 def _column(name: str, values: Any, dtype: np.dtype[Any] | None = None) -> NDArray[Any]:
     try:
-        return np.asarray(values, dtype, order="C")
+        with np.errstate(over="ignore"):
+            return np.asarray(values, dtype, order="C")
     except (TypeError, ValueError, OverflowError, RuntimeError) as error:
         raise ContractError(f"{name} cannot be stored: {error}") from error
 
 
+def _check_rewards(rewards: NDArray[Any], experiences: Sequence[Experience]) -> None:
+    """NaN stands for "no reward", so a reward that is NaN would vanish."""
+    for reward, experience in zip(np.isfinite(rewards), experiences, strict=True):
+        if not reward and experience.reward is not None:
+            raise ContractError(
+                f"experience {experience.eid}: reward {experience.reward!r} is not a finite float32"
+            )
+
+
+def _segments(experience: Experience) -> NDArray[Any]:
+    rows = _column("versions", experience.versions, _INT64)
+    if rows.size and rows.shape[1:] != (3,):
+        raise ContractError(f"experience {experience.eid}: versions is not rows of three")
+    return rows.reshape(-1, 3)
+
+
 def _item(experience: Experience) -> dict[str, Any]:
     eid = experience.eid
+    for name, metric in experience.metrics.items():
+        if isinstance(metric, (float, np.floating)) and not math.isfinite(metric):
+            raise ContractError(f"experience {eid}: metric {name!r} is {metric}")
     item: dict[str, Any] = {
         "type": experience.experience_type,
         "batch": eid.batch,
@@ -197,9 +226,8 @@ def _pack_ragged(
     arrays[name] = np.ascontiguousarray(joined, dtype)
 
 
-def _pack_optional(
-    arrays: Arrays, name: str, values: Sequence[NDArray[Any] | None], dtype: np.dtype[Any]
-) -> None:
+def _pack_optional(arrays: Arrays, name: str, fields: Sequence[Any], dtype: np.dtype[Any]) -> None:
+    values = [None if value is None else as_array(name, value, dtype) for value in fields]
     given = [value for value in values if value is not None]
     if not given:
         return
@@ -275,6 +303,8 @@ def _tensors(header: dict[str, Any], body: memoryview) -> Arrays:
             raise ContractError(f"experiences: {name}: offsets do not fit shape or buffer")
         try:
             arrays[name] = np.frombuffer(body, dtype, length, start).reshape(shape)
+            if dtype == np.bool_ and np.any(np.frombuffer(body, "u1", length, start) > 1):
+                raise ContractError(f"experiences: {name}: a boolean is neither 0 nor 1")
         except (ValueError, OverflowError) as error:
             raise ContractError(f"experiences: {name}: impossible shape: {error}") from error
         spans.append((start, end))
@@ -293,38 +323,46 @@ def _check(arrays: Arrays) -> int:
     size = len(_need(arrays, "cu_seqlens", "<i8", 1)) - 1
     if size < 0:
         raise ContractError("experiences: cu_seqlens is empty")
-    _check_offsets(arrays, "cu_seqlens", "tokens", "<i4", size)
+    _check_offsets(arrays, "cu_seqlens", "tokens", _INT32, size)
     for name, dtype in _SCALARS.items():
         if len(_need(arrays, name, dtype, 1)) != size:
             raise ContractError(f"experiences: {name} does not have {size} entries")
-    _check_offsets(arrays, "versions.cu_seqlens", "versions", "<i8", size)
-    if arrays["versions"].ndim != 2 or arrays["versions"].shape[1] != 3:
+    _check_offsets(arrays, "versions.cu_seqlens", "versions", _INT64, size, ndim=2)
+    if arrays["versions"].shape[1] != 3:
         raise ContractError("experiences: versions is not [S, 3]")
-    for name, dtype in ARRAY_DTYPES.items():
-        if name in arrays:
-            stored = np.dtype("u1") if dtype == np.bool_ else dtype
-            _check_offsets(arrays, f"{name}.cu_seqlens", name, stored, size)
-            if arrays[name].ndim != (3 if name == "routed_experts" else 1):
-                raise ContractError(f"experiences: {name} has shape {arrays[name].shape}")
-            present = arrays.get(f"{name}.present")
-            if present is not None and (present.dtype != np.uint8 or present.shape != (size,)):
-                raise ContractError(f"experiences: {name}.present is malformed")
+    for name in ARRAY_DTYPES.keys() & arrays.keys():
+        _check_optional(arrays, name, size)
     return size
 
 
-def _need(arrays: Arrays, name: str, dtype: Any, ndim: int | None = None) -> NDArray[Any]:
+def _check_optional(arrays: Arrays, name: str, size: int) -> None:
+    flags = ARRAY_DTYPES[name] == np.bool_
+    stored = np.dtype("u1") if flags else ARRAY_DTYPES[name]
+    ndim = 3 if name == "routed_experts" else 1
+    _check_offsets(arrays, f"{name}.cu_seqlens", name, stored, size, ndim=ndim)
+    # Readers view these bytes as booleans, and numpy counts a boolean 2 wrongly.
+    if flags and np.any(arrays[name] > 1):
+        raise ContractError(f"experiences: {name} is neither 0 nor 1 somewhere")
+    present = arrays.get(f"{name}.present")
+    if present is not None and (present.dtype != np.uint8 or present.shape != (size,)):
+        raise ContractError(f"experiences: {name}.present is malformed")
+
+
+def _need(arrays: Arrays, name: str, dtype: Any, ndim: int) -> NDArray[Any]:
     array = arrays.get(name)
     if array is None:
         raise ContractError(f"experiences: {name} is missing")
-    if array.dtype != np.dtype(dtype) or (ndim is not None and array.ndim != ndim):
+    if array.dtype != np.dtype(dtype) or array.ndim != ndim:
         raise ContractError(f"experiences: {name} is {array.dtype} {array.shape}")
     return array
 
 
-def _check_offsets(arrays: Arrays, cu: str, name: str, dtype: Any, size: int) -> None:
-    offsets = _need(arrays, cu, "<i8", 1)
-    values = _need(arrays, name, dtype)
-    fits = len(offsets) == size + 1 and values.ndim >= 1
+def _check_offsets(
+    arrays: Arrays, cu: str, name: str, dtype: np.dtype[Any], size: int, *, ndim: int = 1
+) -> None:
+    offsets = _need(arrays, cu, _INT64, 1)
+    values = _need(arrays, name, dtype, ndim)
+    fits = len(offsets) == size + 1
     if not fits or offsets[0] != 0 or offsets[-1] != len(values) or np.any(np.diff(offsets) < 0):
         raise ContractError(f"experiences: {cu} does not describe {name}")
 
@@ -351,15 +389,26 @@ def _cut(arrays: Arrays, name: str, number: int, cu: str | None = None) -> NDArr
     return arrays[name][offsets[number] : offsets[number + 1]]
 
 
-def _unpack_one(arrays: Arrays, number: int, item: dict[str, Any]) -> Experience:
+def _multi_modal(arrays: Arrays) -> dict[str, Arrays]:
+    """Multi-modal tensors by sample number (as text) and key."""
+    found: dict[str, Arrays] = {}
+    for name, array in arrays.items():
+        kind, _, rest = name.partition("/")
+        if kind == "mm":
+            number, _, key = rest.partition("/")
+            found.setdefault(number, {})[key] = array
+    return found
+
+
+def _unpack_one(
+    arrays: Arrays, number: int, item: dict[str, Any], modal: Arrays | None
+) -> Experience:
     optional: dict[str, Any] = {}
     for name, dtype in ARRAY_DTYPES.items():
         present = arrays.get(f"{name}.present")
         if name in arrays and (present is None or present[number]):
             value = _cut(arrays, name, number)
             optional[name] = value.view(np.bool_) if dtype == np.bool_ else value
-    prefix = f"mm/{number}/"
-    modal = {k[len(prefix) :]: v for k, v in arrays.items() if k.startswith(prefix)}
     reward = float(arrays["reward"][number])
     start = int(arrays["policy_version_start"][number])
     end = int(arrays["policy_version_end"][number])
@@ -375,7 +424,7 @@ def _unpack_one(arrays: Arrays, number: int, item: dict[str, Any]) -> Experience
         ),
         experience_type=item["type"],
         reward=None if math.isnan(reward) else reward,
-        multi_modal_inputs=modal or None,
+        multi_modal_inputs=modal,
         policy_version_start=None if start < 0 else start,
         policy_version_end=None if end < 0 else end,
         versions=tuple(VersionSegment(*row) for row in _cut(arrays, "versions", number).tolist()),

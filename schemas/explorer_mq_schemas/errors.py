@@ -9,7 +9,9 @@
     ├── TaskError          the task's own code or data         retried up to the limit, dead-lettered
     ├── FencedError        another writer owns the journal     stop: this process lost leadership
     ├── NotFound           an id nobody knows                  exit code 4
-    └── PermissionRefused  the server denied a subject         exit code 2
+    ├── PermissionRefused  the server denied a subject         exit code 2
+    ├── InvalidRequest     arguments that cannot be accepted   exit code 2, nothing was changed
+    └── BatchTimeout       a deadline passed too early         the batch was not finished
 
 An error travels between processes as ``to_wire()``: its code and message, never a pickled object.
 """

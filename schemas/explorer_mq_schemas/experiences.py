@@ -142,11 +142,11 @@ class Experience:
     versions: tuple[VersionSegment, ...] = ()
 
     def __post_init__(self) -> None:
-        self.tokens = _array("tokens", self.tokens, np.dtype(np.int32))
+        self.tokens = as_array("tokens", self.tokens, np.dtype(np.int32))
         for name, dtype in ARRAY_DTYPES.items():
             given = getattr(self, name)
             if given is not None:
-                setattr(self, name, _array(name, given, dtype))
+                setattr(self, name, as_array(name, given, dtype))
         try:
             self.versions = tuple(VersionSegment(*segment) for segment in self.versions)
             if self.custom_fields is not None:
@@ -260,18 +260,33 @@ def _custom_field(given: CustomField | Mapping[str, str]) -> CustomField:
     return given if isinstance(given, CustomField) else CustomField(**given)
 
 
-def _array(name: str, value: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
-    """``value`` as a contiguous array of ``dtype``; not copied when it is one already."""
-    if hasattr(value, "detach"):
-        value = value.detach().cpu().numpy()
+def as_array(name: str, value: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """``value`` as field ``name``: a contiguous array of ``dtype``, not copied when it is one.
+
+    Raises:
+        ContractError: it is no array of numbers, a number does not fit ``dtype``, or the number of
+            dimensions is not the field's.
+    """
     try:
-        array = np.ascontiguousarray(value, dtype=dtype)
-    except (TypeError, ValueError, OverflowError) as error:
+        given = np.asarray(_on_host(value, dtype))
+        with np.errstate(over="raise", invalid="raise"):
+            array = np.ascontiguousarray(given, dtype=dtype)
+        if dtype.kind in "iu" and given.dtype != dtype and not np.array_equal(array, given):
+            raise ValueError("a number does not fit")
+    except (TypeError, ValueError, ArithmeticError) as error:
         raise ContractError(f"{name}: cannot be made an array of {dtype}: {error}") from error
     wanted = 3 if name == "routed_experts" else 1
     if array.ndim != wanted:
         raise ContractError(f"{name}: expected {wanted} dimension(s), got shape {array.shape}")
     return array
+
+
+def _on_host(value: Any, dtype: np.dtype[Any]) -> Any:
+    if not hasattr(value, "detach"):
+        return value
+    tensor = value.detach().cpu()
+    # numpy has no bfloat16; every float narrower than 32 bits widens exactly.
+    return (tensor.float() if dtype.kind == "f" else tensor).numpy()
 
 
 def total_tokens(experiences: Sequence[Experience]) -> int:

@@ -19,14 +19,15 @@ BatchId = int | str
 _PLAIN = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_")
 _RUN = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
 _TOKEN = re.compile(r"(?:[A-Za-z0-9_-]|%[0-9A-F]{2})+\Z")
-MAX_TOKEN_CHARS = 255
+MAX_TOKEN_CHARS = 240
+"""A durable's name is a token and up to 9 characters more; nats-server allows it 255."""
 
 
 def encode_token(text: str) -> str:
     """One subject token that stands for ``text``; the inverse of :func:`decode_token`.
 
     Raises:
-        InvalidRequest: ``text`` is empty, is not valid Unicode or its token exceeds 255 characters.
+        InvalidRequest: ``text`` is empty, is not valid Unicode or its token exceeds 240 characters.
     """
     if not text:
         raise InvalidRequest("an id must not be empty")
@@ -49,7 +50,7 @@ def decode_token(token: str) -> str:
     Raises:
         ContractError: the token was not made by :func:`encode_token`.
     """
-    if not _TOKEN.match(token):
+    if len(token) > MAX_TOKEN_CHARS or not _TOKEN.match(token):
         raise ContractError(f"subject token {token[:80]!r} is not a percent-encoded id")
     try:
         text = unquote_to_bytes(token).decode()

@@ -9,13 +9,12 @@ The state of a batch is the fold of its journal entries and of its result header
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-import orjson
 from pydantic import Field, TypeAdapter, ValidationError
 
 from explorer_mq_schemas.errors import ContractError
-from explorer_mq_schemas.messages import Message, ObjectRef
+from explorer_mq_schemas.messages import Message, ObjectRef, first_fault
 from explorer_mq_schemas.tasks import BatchType
 
 
@@ -31,11 +30,9 @@ class _Entry(Message):
     entry: str
     batch: int | str
 
-    def encode(self) -> bytes:
-        """As every message, but the tag always stays: it tells the entries apart."""
-        fields = self.model_dump(mode="json", exclude_defaults=True)
-        tag = {"schema_version": self.schema_version, "entry": self.entry}
-        return orjson.dumps({**tag, **fields})
+    def _wire_fields(self) -> dict[str, Any]:
+        # The tag is a default, yet it always stays: it tells the entries apart.
+        return {**super()._wire_fields(), "entry": self.entry}
 
 
 class Submitting(_Entry):
@@ -109,7 +106,7 @@ JournalEntry = Annotated[
 _ADAPTER: TypeAdapter[JournalEntry] = TypeAdapter(JournalEntry)
 
 
-def decode_entry(data: bytes) -> JournalEntry:
+def decode_entry(data: bytes | bytearray) -> JournalEntry:
     """The journal entry that ``data`` holds.
 
     Raises:
@@ -118,4 +115,4 @@ def decode_entry(data: bytes) -> JournalEntry:
     try:
         return _ADAPTER.validate_json(data)
     except ValidationError as error:
-        raise ContractError(f"journal entry: {error.errors()[0]['msg']}") from error
+        raise ContractError(f"journal entry: {first_fault(error)}") from error

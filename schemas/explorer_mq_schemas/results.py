@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from explorer_mq_schemas.messages import Message, ObjectRef
 
@@ -26,6 +26,12 @@ class Failure(Message):
     message: str
     traceback: str = ""
 
+    @field_validator("kind", "message", "traceback")
+    @classmethod
+    def _without_surrogates(cls, text: str) -> str:
+        # File names in error messages may hold them (os.fsdecode), JSON may not.
+        return text.encode(errors="replace").decode()
+
 
 class _Report(Message):
     """What results and attempt records share; encoded into a header, hence ASCII on one line."""
@@ -37,9 +43,7 @@ class _Report(Message):
 
     def to_header(self) -> str:
         """One line of ASCII JSON."""
-        fields = self.model_dump(mode="json", exclude_defaults=True)
-        fields["schema_version"] = self.schema_version
-        return json.dumps(fields, separators=(",", ":"), allow_nan=False)
+        return json.dumps(self._wire_fields(), separators=(",", ":"), allow_nan=False)
 
 
 class Result(_Report):

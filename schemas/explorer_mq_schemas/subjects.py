@@ -20,11 +20,15 @@ server's message limit, in chunks.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from enum import StrEnum
 
 from explorer_mq_schemas.errors import ContractError
 from explorer_mq_schemas.ids import check_run, decode_token, encode_token
+
+# Canonical, so that no two subjects name one slice.
+_NUMBER = re.compile(r"(?:0|[1-9][0-9]{0,17})\Z")
 
 
 class Lane(StrEnum):
@@ -240,7 +244,7 @@ class RunNames:
         if tokens[:2] != ["exmq", self.run] or len(tokens) != wanted:
             raise ContractError(f"subject {subject!r} does not name a slice of run {self.run}")
         batch, task, number = tokens[-3:]
-        if not (task.isdecimal() and task.isascii() and number.isdecimal() and number.isascii()):
+        if not (_NUMBER.match(task) and _NUMBER.match(number)):
             raise ContractError(f"subject {subject!r}: task and slice must be numbers")
         return SliceKey(decode_token(batch), int(task), int(number))
 

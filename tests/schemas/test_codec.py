@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 
 import numpy as np
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -83,8 +84,6 @@ def test_the_safetensors_library_reads_and_writes_the_same(samples):
         np.testing.assert_array_equal(array, theirs[name])
         assert array.flags.aligned
     size = int.from_bytes(buffer[:8], "little")
-    import orjson
-
     metadata = orjson.loads(buffer[8 : 8 + size])["__metadata__"]
     again = unpack(save(theirs, metadata))
     for before, after in zip(samples, again, strict=True):
@@ -149,8 +148,6 @@ def test_oversized_buffer_is_refused():
 )
 def test_inconsistent_arrays_are_refused(name, value):
     buffer = pack([one()])
-    import orjson
-
     size = int.from_bytes(buffer[:8], "little")
     metadata = orjson.loads(buffer[8 : 8 + size])["__metadata__"]
     with pytest.raises(ContractError):
@@ -196,6 +193,9 @@ def test_custom_fields_survive():
         {"multi_modal_inputs": {"a": [[1], [1, 2]]}},
         {"multi_modal_inputs": {"a": np.array(["text"])}},
         {"info": {"x": object()}},
+        {"reward": float("nan")},
+        {"reward": 1e300},
+        {"metrics": {"kl": float("nan")}},
     ],
 )
 def test_what_cannot_be_stored_is_refused(fields):
@@ -217,9 +217,93 @@ def test_token_beyond_int32_is_refused():
         Experience(tokens=[2**40, 1], prompt_length=1)
 
 
-def edited(edit):
-    import orjson
+@pytest.mark.parametrize("name", ["tokens", "chosen"])
+def test_array_number_that_does_not_fit_is_refused(name):
+    for wrong in (np.array([2**40, 1, 1]), np.array([0.5, 1, 1]), np.array([np.nan, 1, 1])):
+        with pytest.raises(ContractError, match=name):
+            Experience(**{"tokens": [1, 2, 3], "action_mask": [1], name: wrong})
 
+
+def test_arrays_set_later_are_converted_when_packed():
+    sample = one()
+    sample.advantages = [0.5, 1.5]
+    assert unpack(pack([sample]))[0].advantages.tolist() == [0.5, 1.5]
+    sample.returns = "x"
+    with pytest.raises(ContractError, match="returns"):
+        pack([sample])
+    sample.returns, sample.versions = None, [(1, 2)]
+    with pytest.raises(ContractError, match="versions"):
+        pack([sample])
+
+
+def test_tensors_are_taken_with_gradients_and_in_half_precision():
+    torch = pytest.importorskip("torch")
+    sample = Experience(
+        tokens=torch.tensor([1, 2, 3]),
+        logprobs=torch.tensor([0.5, -1.0], dtype=torch.bfloat16),
+        advantages=torch.ones(2, requires_grad=True),
+    )
+    (after,) = unpack(pack([sample]))
+    assert after.tokens.tolist() == [1, 2, 3]
+    assert after.logprobs.tolist() == [0.5, -1.0]
+    assert after.advantages.tolist() == [1.0, 1.0]
+
+
+def test_fields_that_some_samples_lack_stay_absent():
+    samples = [one(returns=[1, 2]), one(), one(returns=[])]
+    found = [e.returns for e in unpack(pack(samples))]
+    assert found[0].tolist() == [1, 2]
+    assert found[1] is None
+    assert found[2].tolist() == []
+
+
+def test_routed_experts_keep_their_shape_and_must_agree_on_it():
+    sample = one(routed_experts=np.arange(12, dtype=np.uint8).reshape(2, 3, 2))
+    (_, after) = unpack(pack([one(), sample]))
+    np.testing.assert_array_equal(after.routed_experts, sample.routed_experts)
+    with pytest.raises(ContractError, match="routed_experts"):
+        pack([sample, one(routed_experts=np.zeros((2, 3, 1), np.uint8))])
+
+
+@pytest.mark.parametrize("read", [unpack, unpack_arrays, count])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("tokens", np.zeros((3, 2), np.int32)),
+        ("action_mask", np.array([1, 2], np.uint8)),
+        ("action_mask.present", np.zeros(2, np.uint8)),
+        ("cu_seqlens", np.zeros(0, np.int64)),
+    ],
+)
+def test_every_reader_refuses_inconsistent_arrays(read, name, value):
+    buffer = pack([one()])
+    size = int.from_bytes(buffer[:8], "little")
+    metadata = orjson.loads(buffer[8 : 8 + size])["__metadata__"]
+    with pytest.raises(ContractError):
+        read(save({**load(buffer), name: value}, metadata))
+
+
+def test_a_gap_between_tensors_is_refused():
+    def gap(header):
+        header.pop("run")
+
+    with pytest.raises(ContractError, match="gaps"):
+        unpack(edited(gap))
+
+
+def test_a_boolean_beyond_one_is_refused():
+    flags = np.array([True, False])
+    buffer = bytearray(pack([one(multi_modal_inputs={"flags": flags})]))
+    assert unpack(bytes(buffer))[0].multi_modal_inputs["flags"].tolist() == [True, False]
+    body = 8 + int.from_bytes(buffer[:8], "little")
+    header = orjson.loads(buffer[8:body])
+    place = body + header["mm/0/flags"]["data_offsets"][0]
+    buffer[place] = 2
+    with pytest.raises(ContractError, match="boolean"):
+        unpack(bytes(buffer))
+
+
+def edited(edit):
     buffer = pack([one()])
     size = int.from_bytes(buffer[:8], "little")
     header = orjson.loads(buffer[8 : 8 + size])
@@ -255,8 +339,6 @@ def test_overlapping_tensors_are_refused():
     ],
 )
 def test_malformed_items_are_refused(change):
-    import orjson
-
     def edit(header):
         item = {**orjson.loads(header["__metadata__"]["items"])[0], **change}
         header["__metadata__"]["items"] = orjson.dumps([item]).decode()

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
 import pytest
+from hypothesis import settings
 
 from explorer_mq.bus.connection import Bus, BusOptions
 from explorer_mq.bus.embedded import EmbeddedServer
@@ -13,6 +14,10 @@ from explorer_mq.bus.topology import ensure, ensure_pool, remove
 from explorer_mq_schemas.ids import new_id
 
 LEASE_S = 2.0
+
+# A deadline per example measures the machine's load, not the code.
+settings.register_profile("tests", deadline=None)
+settings.load_profile("tests")
 
 
 @pytest.fixture(scope="session")

@@ -2,28 +2,37 @@
 
 from __future__ import annotations
 
+import asyncio
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
-from explorer_mq_schemas.errors import ConfigError, ExplorerError, TaskError
+from explorer_mq_schemas.errors import ExplorerError, TaskError, TransientError
 from explorer_mq_schemas.results import MAX_ERROR_CHARS, Failure
 
 
-@contextmanager
-def boundary(what: str) -> Iterator[None]:
-    """Classify what the code inside raises: typed errors pass, everything else is the task's fault.
+@asynccontextmanager
+async def boundary(what: str) -> AsyncIterator[None]:
+    """Classify what the code inside raises.
+
+    Errors that name their culprit (the task, the infrastructure) pass. Everything else is the
+    task's fault, also ``SystemExit`` and a ``CancelledError`` that nobody asked this task for:
+    either would silently end more than the run.
 
     Raises:
         TaskError: from any other exception; names ``what`` and the exception.
     """
     try:
         yield
-    except ConfigError as error:
-        raise TaskError(f"{what}: {error}") from error
-    except ExplorerError:
+    except (TaskError, TransientError):
         raise
-    except Exception as error:
+    except asyncio.CancelledError as error:
+        if _is_cancelled():
+            raise
+        raise TaskError(f"{what}: something it awaited was cancelled") from error
+    except ExplorerError as error:
+        raise TaskError(f"{what}: {error}") from error
+    except (Exception, SystemExit) as error:
         raise TaskError(f"{what}: {type(error).__name__}: {error}") from error
 
 
@@ -37,3 +46,9 @@ def failure_of(error: BaseException) -> Failure:
         message=(str(error) or type(error).__name__)[:MAX_ERROR_CHARS],
         traceback=text[-MAX_ERROR_CHARS:],
     )
+
+
+def _is_cancelled() -> bool:
+    """Whether somebody wants the current asyncio task to end."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

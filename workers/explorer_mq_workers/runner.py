@@ -1,81 +1,94 @@
 """Runs the workflow of a slice and says what came of it; user code never sees a message.
 
 Flow: :meth:`WorkflowRunner.run_slice` -> load the workflow -> all runs (one call, or one by one, at
-once, or in threads) -> stamp experiences -> :class:`SliceOutcome`.
+once, or in threads) -> check, stamp and pack experiences -> :class:`SliceOutcome`. Each run has a
+:class:`RunScope`; when the run ends, so do its engine requests.
 """
 
 from __future__ import annotations
 
 import asyncio
 import functools
-import inspect
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
 
-from explorer_mq.core.metrics import aggregate_run_level_metrics
-from explorer_mq.plugins import load
-from explorer_mq_schemas.codec import pack
-from explorer_mq_schemas.errors import TaskError
+from explorer_mq_schemas.errors import ConfigError, TaskError
 from explorer_mq_schemas.experiences import Experience
 from explorer_mq_schemas.results import Failure
-from explorer_mq_schemas.tasks import Slice, Status, Task
+from explorer_mq_schemas.tasks import GenerationConfig, Slice, Status, Task
 from explorer_mq_workers.boundary import boundary, failure_of
+from explorer_mq_workers.calling import call, load_code
 from explorer_mq_workers.engines.protocol import Engine
 from explorer_mq_workers.model import Model
-from explorer_mq_workers.rewards import check_reward
+from explorer_mq_workers.runs import Run, Work, experiences_of, finished_run, packed, stamp
+from explorer_mq_workers.scope import RunScope
+from explorer_mq_workers.workflows.instances import Instances
 from explorer_mq_workers.workflows.protocol import Workflow
 
-_load = functools.cache(load)
-"""Reading the installed distributions takes milliseconds; a name never changes its meaning."""
-
 ConcurrentMode = Literal["asynchronous", "sequential", "multi-threading"]
+
+GROUP = "explorer_mq.workflows"
 
 
 @dataclass(frozen=True, slots=True)
 class SliceOutcome:
-    """What the runs of a slice yielded: ``metrics[i]`` belongs to run ``completed[i]``."""
+    """What the runs of a slice yielded: ``metrics[i]`` belongs to run ``completed[i]``.
+
+    ``payload`` is the packed ``experiences``, empty for an eval task or when no run completed.
+    ``failure`` is the first one, also when other runs completed. ``seconds`` is the wall time.
+    """
 
     completed: tuple[int, ...] = ()
     metrics: tuple[dict[str, float], ...] = ()
     experiences: list[Experience] = field(default_factory=list)
+    payload: bytes = b""
     failure: Failure | None = None
     seconds: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class _Run:
-    run: int
-    experiences: list[Experience]
-    metrics: dict[str, float]
-    error: BaseException | None = None
-
-
 class WorkflowRunner:
-    """Runs workflows on one engine; runs of a slice go by ``concurrent_mode``."""
+    """Runs workflows on one engine.
 
-    def __init__(self, engine: Engine, *, concurrent_mode: ConcurrentMode = "asynchronous") -> None:
+    Args:
+        engine: samples for all of them.
+        concurrent_mode: how the runs of a slice go, unless its workflow is repeatable:
+            ``sequential``; ``asynchronous``, all at once; ``multi-threading``, each in a thread
+            with an event loop of its own.
+        collect_partial_runs: go on with the other runs when one failed. Runs that completed before
+            it are kept either way.
+
+    Raises:
+        ConfigError: there is no such mode.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        concurrent_mode: ConcurrentMode = "asynchronous",
+        collect_partial_runs: bool = True,
+    ) -> None:
+        if concurrent_mode not in get_args(ConcurrentMode):
+            raise ConfigError(
+                f"concurrent_mode {concurrent_mode!r}: choose one of "
+                f"{', '.join(get_args(ConcurrentMode))}"
+            )
         self._engine = engine
         self._mode = concurrent_mode
+        self._collect = collect_partial_runs
+        self._instances = Instances()
 
     async def run_task(
         self, task: Task, batch_id: int | str, repeat_times: int = 1, run_id_base: int = 0
     ) -> tuple[Status, bytes]:
         """Run a task directly; never raises for what the workflow does.
 
-        Returns its status (metrics per run) and the packed experiences, empty for eval tasks.
+        Returns its status (metrics per run, the message with a traceback) and the packed
+        experiences: ``b""`` for an eval task or when no run completed.
         """
-        number = task.task_id if isinstance(task.task_id, int) else 0
-        outcome = await self.run_slice(
-            Slice(
-                batch=str(batch_id),
-                task_number=number,
-                number=0,
-                run_ids=tuple(range(run_id_base, run_id_base + repeat_times)),
-                task=task,
-            )
-        )
+        run_ids = tuple(range(run_id_base, run_id_base + repeat_times))
+        outcome = await self._outcome(Work(task, run_ids, batch_id, task.task_id))
         done = len(outcome.completed)
         message = outcome.failure.traceback if outcome.failure else None
         if message is not None and done:
@@ -87,119 +100,162 @@ class WorkflowRunner:
             message=message,
             task_id=task.task_id,
         )
-        return status, b"" if task.is_eval else pack(outcome.experiences)
+        return status, outcome.payload
 
     async def run_slice(self, one: Slice) -> SliceOutcome:
         """Run every run of the slice; failures are part of the outcome, only cancelling raises."""
+        return await self._outcome(Work(one.task, one.run_ids, one.batch, one.task_number))
+
+    async def _outcome(self, work: Work) -> SliceOutcome:
+        started = time.monotonic()
+        try:
+            return await self._execute(work)
+        except Exception as error:  # noqa: BLE001 - any failure is reported, none ends the worker
+            return SliceOutcome(failure=failure_of(error), seconds=time.monotonic() - started)
+
+    async def _execute(self, work: Work) -> SliceOutcome:
         started = time.monotonic()
         version = self._engine.policy_version
-        try:
-            runs = await self._run_all(one)
-        except TaskError as error:
-            return SliceOutcome(failure=failure_of(error), seconds=time.monotonic() - started)
-        except Exception as error:  # noqa: BLE001 - any failure of a slice is reported, not raised
-            return SliceOutcome(failure=failure_of(error), seconds=time.monotonic() - started)
-        seconds = time.monotonic() - started
+        runs = await self._run_all(work)
+        drift = self._engine.policy_version - version
+        for run in runs:
+            stamp(run, work, version=version, drift=drift)
+        payload = b""
+        if not work.task.is_eval and any(run.experiences for run in runs):
+            runs, payload = packed(runs, work.task)
         good = [run for run in runs if run.error is None]
         first = next((run.error for run in runs if run.error is not None), None)
-        drift = self._engine.policy_version - version
-        for run in good:
-            _stamp(run, one, version, drift)
         return SliceOutcome(
-            completed=tuple(run.run for run in good),
+            completed=tuple(run.number for run in good),
             metrics=tuple(run.metrics for run in good),
             experiences=[experience for run in good for experience in run.experiences],
+            payload=payload if good else b"",
             failure=failure_of(first) if first is not None else None,
-            seconds=seconds,
+            seconds=time.monotonic() - started,
         )
 
-    async def _run_all(self, one: Slice) -> Sequence[_Run]:
-        with boundary(f"workflow {one.task.workflow!r}"):
-            code = _load(one.task.workflow, "explorer_mq.workflows")
+    async def _run_all(self, work: Work) -> list[Run]:
+        if not work.run_ids:
+            return []
+        async with boundary(f"workflow {work.task.workflow!r}"):
+            code = await load_code(work.task.workflow, GROUP)
+        if not callable(code):
+            raise TaskError(
+                f"workflow {work.task.workflow!r} is a {type(code).__name__}; expected a function "
+                "or a class"
+            )
         if isinstance(code, type) and getattr(code, "can_repeat", False):
-            return await self._run_repeatable(code, one)
+            return await self._run_repeatable(code, work)
         if self._mode == "sequential":
-            return [await self._run_one(code, one, run) for run in one.run_ids]
-        return await asyncio.gather(*(self._run_one(code, one, run) for run in one.run_ids))
+            return await self._run_in_turn(code, work)
+        return await self._run_together(code, work)
 
-    async def _run_repeatable(self, code: type[Workflow], one: Slice) -> list[_Run]:
-        started = time.monotonic()
-        with boundary(f"workflow {one.task.workflow!r}"):
-            workflow = code(one.task, Model(self._engine, one.task.rollout_args))
-            workflow.set_repeat_times(one.run_ids)
-            found = await _call(workflow)
-        by_run: dict[int, list[Experience]] = {run: [] for run in one.run_ids}
-        for experience in _checked(found, one.task):
-            if experience.eid.run not in by_run:
-                raise TaskError(
-                    f"workflow {one.task.workflow!r} returned run {experience.eid.run}, which was "
-                    f"not asked for: {one.run_ids}"
-                )
-            by_run[experience.eid.run].append(experience)
-        seconds = time.monotonic() - started
-        return [_as_run(run, mine, one.task, seconds) for run, mine in by_run.items()]
+    async def _run_in_turn(self, code: Any, work: Work) -> list[Run]:
+        runs: list[Run] = []
+        for number in work.run_ids:
+            runs.append(await self._run_one(code, work.task, number))
+            if runs[-1].error is not None and not self._collect:
+                break
+        return runs
 
-    async def _run_one(self, code: Any, one: Slice, run: int) -> _Run:
+    async def _run_together(self, code: Any, work: Work) -> list[Run]:
+        """All at once; runs that are cancelled because another failed are left out."""
+        async with asyncio.TaskGroup() as group:
+            tasks = [
+                group.create_task(self._run_one(code, work.task, number), name=f"run {number}")
+                for number in work.run_ids
+            ]
+
+            def end_all(ended: asyncio.Task[Run]) -> None:
+                if not ended.cancelled() and ended.result().error is not None:
+                    for task in tasks:
+                        task.cancel()
+
+            if not self._collect:
+                for task in tasks:
+                    task.add_done_callback(end_all)
+        return [task.result() for task in tasks if not task.cancelled()]
+
+    async def _run_one(self, code: Any, task: Task, number: int) -> Run:
         started = time.monotonic()
         try:
-            with boundary(f"workflow {one.task.workflow!r}"):
-                model = Model(self._engine, one.task.rollout_args)
-                if isinstance(code, type):
-                    found = await _call(code(one.task, model))
-                elif inspect.iscoroutinefunction(code):
-                    found = await code(one.task, model)
-                else:
-                    found = await asyncio.to_thread(code, one.task, model)
-            experiences = _checked(found, one.task)
-            for experience in experiences:
-                experience.eid = replace(experience.eid, run=run)
-            return _as_run(run, experiences, one.task, time.monotonic() - started)
+            async with RunScope() as scope, boundary(f"workflow {task.workflow!r}"):
+                model = Model(self._engine, _sampling(task, number), scope=scope)
+                found = await self._call(code, task, model)
+            experiences = experiences_of(found, task)
+            return finished_run(number, experiences, task, time.monotonic() - started)
         except Exception as error:  # noqa: BLE001 - one run's failure must not end its siblings
-            return _Run(run, [], {}, error)
+            return Run(number, error=error)
+
+    async def _call(self, code: Any, task: Task, model: Model) -> Any:
+        if not isinstance(code, type):
+            return await self._invoke(functools.partial(code, task, model), task)
+        workflow = await self._instance(code, task, model)
+        found = await self._invoke(_entry(workflow), task)
+        self._instances.give_back(workflow)
+        return found
+
+    async def _run_repeatable(self, code: type[Workflow], work: Work) -> list[Run]:
+        started = time.monotonic()
+        task, first = work.task, work.run_ids[0]
+        async with RunScope() as scope, boundary(f"workflow {task.workflow!r}"):
+            model = Model(self._engine, _sampling(task, first), scope=scope)
+            workflow = await self._instance(code, task, model)
+            workflow.set_repeat_times(len(work.run_ids), first)
+            found = experiences_of(await self._invoke(_entry(workflow), task), task)
+        seconds = time.monotonic() - started
+        yielded = _by_run(found, work)
+        failures = dict(getattr(workflow, "failures", {}))
+        self._instances.give_back(workflow)
+        runs = []
+        for at, number in enumerate(work.run_ids):
+            try:
+                if first + at in failures:
+                    raise failures[first + at]
+                runs.append(finished_run(number, yielded[at], task, seconds))
+            except Exception as error:  # noqa: BLE001 - as above
+                runs.append(Run(number, error=error))
+        return runs
+
+    async def _instance(self, code: type[Workflow], task: Task, model: Model) -> Workflow:
+        """An instance to use; its constructor runs where its work will run."""
+        take = functools.partial(self._instances.take, code, task, model)
+        if getattr(code, "is_async", False):
+            return take()
+        made: Workflow = await call(take, name=f"workflow {task.workflow}")
+        return made
+
+    async def _invoke(self, function: Any, task: Task) -> Any:
+        own_loop = self._mode == "multi-threading"
+        return await call(function, name=f"workflow {task.workflow}", own_loop=own_loop)
 
 
-async def _call(workflow: Workflow) -> Any:
-    if workflow.is_async:
-        return await workflow.run_async()
-    return await asyncio.to_thread(workflow.run)
+def _entry(workflow: Workflow) -> Any:
+    return workflow.run_async if getattr(workflow, "is_async", False) else workflow.run
 
 
-def _checked(found: Any, task: Task) -> list[Experience]:
-    """The experiences a workflow returned.
+def _by_run(found: list[Experience], work: Work) -> list[list[Experience]]:
+    """The experiences of a repeatable workflow for each place in ``work.run_ids``.
 
     Raises:
-        TaskError: it returned none, or something else.
+        TaskError: it yielded a run that was not asked for.
     """
-    experiences = [found] if isinstance(found, Experience) else found
-    if not isinstance(experiences, list) or not all(
-        isinstance(one, Experience) for one in experiences
-    ):
-        raise TaskError(
-            f"workflow {task.workflow!r} returned {type(found).__name__}; expected an Experience or "
-            "a list of them"
-        )
-    if not experiences:
-        raise TaskError(f"workflow {task.workflow!r} returned no experience")
-    for experience in experiences:
-        if experience.reward is not None:
-            experience.reward = check_reward(task.workflow, {"reward": experience.reward})
-    return experiences
+    first = work.run_ids[0]
+    yielded: list[list[Experience]] = [[] for _ in work.run_ids]
+    for experience in found:
+        at = experience.eid.run - first
+        if not 0 <= at < len(yielded):
+            raise TaskError(
+                f"workflow {work.task.workflow!r} returned run {experience.eid.run}; asked for were "
+                f"{len(yielded)} runs from {first}"
+            )
+        yielded[at].append(experience)
+    return yielded
 
 
-def _as_run(run: int, experiences: list[Experience], task: Task, seconds: float) -> _Run:
-    """Raises TaskError when the run yielded nothing."""
-    if not experiences:
-        raise TaskError(f"workflow {task.workflow!r} returned no experience for run {run}")
-    metrics = aggregate_run_level_metrics([one.metrics for one in experiences])
-    metrics["time/run_execution"] = seconds
-    return _Run(run, experiences, metrics)
-
-
-def _stamp(run: _Run, one: Slice, version: int, drift: int) -> None:
-    """Ids and the fields every experience carries for trainers."""
-    for experience in run.experiences:
-        experience.eid = replace(experience.eid, batch=one.batch, task=one.task_number)
-        experience.info.setdefault("model_version", version)
-        experience.info.setdefault("model_version_drift", drift)
-        experience.info.setdefault("use_count", 0)
-        experience.info.setdefault("task_index", one.task.index)
+def _sampling(task: Task, run: int) -> GenerationConfig:
+    """The task's sampling parameters; a fixed seed must not make all runs of a group alike."""
+    config = task.rollout_args
+    if config.seed is None:
+        return config
+    return config.model_copy(update={"seed": config.seed + run})

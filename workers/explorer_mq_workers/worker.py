@@ -28,7 +28,6 @@ from explorer_mq.running import run_until_signal
 from explorer_mq.settings import Settings
 from explorer_mq_schemas.beats import RunningSlice, WorkerBeat, WorkerState
 from explorer_mq_schemas.cancel import Cancel
-from explorer_mq_schemas.codec import pack
 from explorer_mq_schemas.errors import ContractError, EngineError
 from explorer_mq_schemas.ids import new_id
 from explorer_mq_schemas.results import Attempt, AttemptEnd, DeadLetter, Failure, Result
@@ -199,8 +198,7 @@ class Worker:
             await self._retry_later(job, outcome)
 
     async def _publish(self, job: _Job, outcome: SliceOutcome) -> None:
-        kept = [] if job.one.task.is_eval else outcome.experiences
-        payload = pack(kept) if kept else b""
+        kept = 0 if job.one.task.is_eval else len(outcome.experiences)
         versions = [
             version
             for one in outcome.experiences
@@ -217,12 +215,12 @@ class Worker:
             metrics=tuple(
                 {**metrics, "time/task_execution": outcome.seconds} for metrics in outcome.metrics
             ),
-            experiences=len(kept),
-            bytes=len(payload),
+            experiences=kept,
+            bytes=len(outcome.payload),
             policy_version_min=min(versions, default=None),
             policy_version_max=max(versions, default=None),
         )
-        if not await self._results.publish(job.one.key, result, payload):
+        if not await self._results.publish(job.one.key, result, outcome.payload):
             logger.info("slice=%s another attempt was first, result dropped", job.one.key)
         await job.lease.ack()
 

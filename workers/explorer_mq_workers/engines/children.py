@@ -8,6 +8,9 @@ import signal
 from collections.abc import Iterable
 from multiprocessing.process import BaseProcess
 
+_STORED_S = 0.05
+"""Ample for a thread that only waits for the interpreter lock."""
+
 
 class WatchedChild:
     """A running child of this process; :attr:`ended` resolves with how it ended, in words.
@@ -33,6 +36,12 @@ class WatchedChild:
         self._loop.remove_reader(self._descriptor)
         os.close(self._descriptor)
         self._process.join()
+        if self._process.exitcode is None:  # a thread of vLLM's has fetched it, not yet stored it
+            self._loop.call_later(_STORED_S, self._settle)
+        else:
+            self._settle()
+
+    def _settle(self) -> None:
         self.ended.set_result(f"{self._process.name} (pid {self.pid}) {self._how()}")
 
     def _how(self) -> str:

@@ -141,6 +141,33 @@ class StreamSettings(Section):
         )
 
 
+class OverRolloutSettings(Section):
+    """Closing a batch before its slowest tasks are done."""
+
+    ratio: float = Field(
+        default=0.0, ge=0, lt=1, description="share of a step's tasks that may be left out"
+    )
+    wait_after_min_s: float = Field(
+        default=30.0, ge=0, description="how long stragglers are waited for once enough are done"
+    )
+    return_partial_tasks: bool = Field(
+        default=False, description="deliver the completed runs of tasks that were not"
+    )
+
+
+class DynamicTimeoutSettings(Section):
+    """Ending attempts that take much longer than others did."""
+
+    enable: bool = Field(default=False, description="whether it is in force")
+    warmup_min_steps: int = Field(
+        default=1, ge=1, description="complete train batches before it is"
+    )
+    ratio: float = Field(default=3.0, gt=0, description="times the mean of successful attempts")
+    window_batches: int = Field(
+        default=20, ge=1, description="how many of the newest batches the mean is over"
+    )
+
+
 class SchedulerSettings(Section):
     """When work is retried, cut up or given up."""
 
@@ -156,6 +183,39 @@ class SchedulerSettings(Section):
     )
     lease_s: float = Field(
         default=10.0, ge=1, description="how long a silent worker keeps its slices"
+    )
+    stall_timeout_s: float | None = Field(
+        default=600.0,
+        gt=0,
+        description="longest an attempt may go without a token, model call or noted state",
+    )
+    retry_first_s: float = Field(
+        default=0.5, ge=0, description="pause before the first retry; doubles with each"
+    )
+    retry_longest_s: float = Field(default=30.0, ge=0, description="longest pause before a retry")
+    reconnect_grace_s: float = Field(
+        default=1.0, ge=0, description="time a disconnected worker has to come back"
+    )
+    cancel_grace_s: float = Field(
+        default=5.0, gt=0, description="time a worker has to drop cancelled work, else it is fenced"
+    )
+    stall_report_s: float = Field(
+        default=30.0, gt=0, description="standstill after which it is reported with its cause"
+    )
+    leader_ttl_s: int = Field(
+        default=5, ge=1, description="seconds without a sign after which a standby takes over"
+    )
+    snapshot_results: int = Field(
+        default=5000, ge=1, description="results and decisions between two snapshots, at least"
+    )
+    runner_state_report_interval_s: float = Field(
+        default=0.0, ge=0, description="how often the slots' states are logged; 0 never"
+    )
+    over_rollout: OverRolloutSettings = Field(
+        default_factory=OverRolloutSettings, description="closing early"
+    )
+    dynamic_timeout: DynamicTimeoutSettings = Field(
+        default_factory=DynamicTimeoutSettings, description="shorter time-outs by experience"
     )
 
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from explorer_mq_schemas.batches import BatchResult as BatchResult
     from explorer_mq_schemas.batches import BatchView as BatchView
     from explorer_mq_schemas.batches import TrainBatchManifest as TrainBatchManifest
+    from explorer_mq_schemas.beats import Claims as Claims
     from explorer_mq_schemas.beats import WorkerBeat as WorkerBeat
     from explorer_mq_schemas.cancel import Cancel as Cancel
     from explorer_mq_schemas.codec import count as count
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from explorer_mq_schemas.errors import PermissionRefused as PermissionRefused
     from explorer_mq_schemas.errors import TaskError as TaskError
     from explorer_mq_schemas.errors import TransientError as TransientError
+    from explorer_mq_schemas.events import Event as Event
     from explorer_mq_schemas.experiences import EID as EID
     from explorer_mq_schemas.experiences import CustomField as CustomField
     from explorer_mq_schemas.experiences import Experience as Experience
@@ -52,10 +54,11 @@ if TYPE_CHECKING:
     from explorer_mq_schemas.tasks import Slice as Slice
     from explorer_mq_schemas.tasks import Status as Status
     from explorer_mq_schemas.tasks import Task as Task
+    from explorer_mq_schemas.timeouts import AttemptTimeouts as AttemptTimeouts
 
 _PUBLIC = {
     "batches": ("BatchLifecycleState", "BatchResult", "BatchView", "TrainBatchManifest"),
-    "beats": ("WorkerBeat",),
+    "beats": ("Claims", "WorkerBeat"),
     "cancel": ("Cancel",),
     "codec": ("count", "pack", "unpack", "unpack_arrays"),
     "errors": (
@@ -72,6 +75,7 @@ _PUBLIC = {
         "TaskError",
         "TransientError",
     ),
+    "events": ("Event",),
     "experiences": (
         "EID",
         "CustomField",
@@ -84,6 +88,7 @@ _PUBLIC = {
     "results": ("Attempt", "DeadLetter", "Failure", "Result"),
     "subjects": ("Lane", "RunNames", "SliceKey"),
     "tasks": ("GenerationConfig", "Slice", "Status", "Task"),
+    "timeouts": ("AttemptTimeouts",),
 }
 _HOME = {name: module for module, names in _PUBLIC.items() for name in names}
 

@@ -121,6 +121,14 @@ CHANNELS: Mapping[str, ChannelSpec] = {
         summary="The newest policy version; written only after its weights are complete.",
         schema="PolicyAnnouncement",
     ),
+    "timeouts": ChannelSpec(
+        address="$KV.EXMQ_{run}_STATE.timeouts",
+        stream="KV_EXMQ_{run}_STATE",
+        senders=("coordinator",),
+        receivers=("worker",),
+        summary="How long attempts take; workers end those that take several times as long.",
+        schema="AttemptTimeouts",
+    ),
     "cancel": ChannelSpec(
         address="exmq.{run}.cancel",
         stream="",
@@ -137,6 +145,22 @@ CHANNELS: Mapping[str, ChannelSpec] = {
         summary="State of one worker, on change and at least every few seconds.",
         schema="WorkerBeat",
     ),
+    "claims": ChannelSpec(
+        address="exmq.{run}.worker.{worker}.claims",
+        stream="",
+        senders=("worker",),
+        receivers=("coordinator",),
+        summary="Slices a worker has just been given.",
+        schema="Claims",
+    ),
+    "events": ChannelSpec(
+        address="exmq.{run}.event.{kind}",
+        stream="",
+        senders=("coordinator",),
+        receivers=("operator",),
+        summary="Something happened that is worth telling; volatile.",
+        schema="Event",
+    ),
 }
 
 PARAMETERS: Mapping[str, str] = {
@@ -150,6 +174,7 @@ PARAMETERS: Mapping[str, str] = {
     "version": "Policy version.",
     "chunk": "Number of the chunk, from 0.",
     "worker": "Percent-encoded name of the worker.",
+    "kind": "What kind of event.",
     "rest": "Percent-encoded tokens that tell the batch's objects apart.",
 }
 

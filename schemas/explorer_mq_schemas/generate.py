@@ -17,20 +17,25 @@ from pydantic import TypeAdapter
 
 from explorer_mq_schemas.asyncapi import document
 from explorer_mq_schemas.batches import BatchResult, BatchView, TrainBatchManifest
-from explorer_mq_schemas.beats import WorkerBeat
+from explorer_mq_schemas.beats import Claims, WorkerBeat
 from explorer_mq_schemas.cancel import Cancel
+from explorer_mq_schemas.events import Event
 from explorer_mq_schemas.journal import JournalEntry
 from explorer_mq_schemas.messages import Message, ObjectRef
 from explorer_mq_schemas.policy import PolicyAnnouncement
 from explorer_mq_schemas.results import Attempt, DeadLetter, Result
 from explorer_mq_schemas.tasks import Slice, Status, Task
+from explorer_mq_schemas.timeouts import AttemptTimeouts
 
 MESSAGES: tuple[type[Message], ...] = (
     Attempt,
+    AttemptTimeouts,
     BatchResult,
     BatchView,
     Cancel,
+    Claims,
     DeadLetter,
+    Event,
     ObjectRef,
     PolicyAnnouncement,
     Result,

@@ -12,6 +12,7 @@ Every name belongs to one run; :class:`RunNames` holds them all. Patterns (``R``
     exmq.R.weights.<version>.<chunk>                    stream EXMQ_R_WEIGHTS
     $KV.EXMQ_R_STATE.<key>                              stream KV_EXMQ_R_STATE
     exmq.R.cancel, exmq.R.worker.<id>.beat              core NATS
+    exmq.R.worker.<id>.claims, exmq.R.event.<kind>      core NATS
     exmq.R.actor.<name>.<method>                        NATS micro services
 
 ``attempt`` records attempts that ended without a result; ``object`` holds payloads that exceed the
@@ -26,6 +27,9 @@ from enum import StrEnum
 
 from explorer_mq_schemas.errors import ContractError
 from explorer_mq_schemas.ids import check_run, decode_token, encode_token
+
+DISCONNECTS = "exmq.disconnects"
+"""Where the server's disconnect events arrive, if its configuration grants them to our account."""
 
 # Canonical, so that no two subjects name one slice.
 _NUMBER = re.compile(r"(?:0|[1-9][0-9]{0,17})\Z")
@@ -164,6 +168,16 @@ class RunNames:
         """Filter over the beats of every worker."""
         return f"{self.root}.worker.*.beat"
 
+    @property
+    def all_claims(self) -> str:
+        """Filter over the claims of every worker."""
+        return f"{self.root}.worker.*.claims"
+
+    @property
+    def all_events(self) -> str:
+        """Filter over every event."""
+        return f"{self.root}.event.*"
+
     def pool_consumer(self, pool: str, lane: Lane) -> str:
         """Durable pull consumer of one pool and lane on the task stream."""
         return f"w_{encode_token(pool)}_{lane}"
@@ -227,6 +241,28 @@ class RunNames:
     def beat(self, worker: str) -> str:
         """Core subject of one worker's beats."""
         return f"{self.root}.worker.{encode_token(worker)}.beat"
+
+    def claims(self, worker: str) -> str:
+        """Core subject on which one worker says what it took."""
+        return f"{self.root}.worker.{encode_token(worker)}.claims"
+
+    def event(self, kind: str) -> str:
+        """Core subject of one kind of event."""
+        return f"{self.root}.event.{encode_token(kind)}"
+
+    def connection(self, role: str, name: str = "") -> str:
+        """Name of a connection to the server, e.g. of worker ``w1``: ``exmq/R/worker/w1``.
+
+        The server's disconnect events carry it, which is how a dead worker is known at once.
+        """
+        return "/".join(["exmq", self.run, role, *([encode_token(name)] if name else [])])
+
+    def parse_connection(self, name: str) -> tuple[str, str] | None:
+        """Role and name of a connection of this run; None for any other connection."""
+        tokens = name.split("/")
+        if len(tokens) not in (3, 4) or tokens[:2] != ["exmq", self.run]:
+            return None
+        return tokens[2], decode_token(tokens[3]) if len(tokens) == 4 else ""
 
     def actor(self, name: str, method: str) -> str:
         """Subject of one method of a named actor."""

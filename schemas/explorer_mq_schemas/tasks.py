@@ -74,7 +74,8 @@ class Slice(Message):
 
     ``run_ids`` are the group's run indices this slice covers: consecutive ones at first, only the
     missing ones in a retry. ``attempts_used`` counts attempts spent on these runs by earlier slices.
-    ``timeout_s`` limits one attempt unless a dynamic timeout is in force.
+    ``timeout_s`` limits one attempt; a dynamic timeout may shorten it. An attempt that samples no
+    token, makes no model call and notes no state for ``stall_timeout_s`` is ended too.
     """
 
     batch: str
@@ -85,6 +86,7 @@ class Slice(Message):
     max_attempts: int = Field(default=3, ge=1)
     attempts_used: int = Field(default=0, ge=0)
     timeout_s: float = Field(default=1800.0, gt=0)
+    stall_timeout_s: float | None = Field(default=None, gt=0)
     lane: Lane = Lane.NORMAL
     traceparent: str | None = None
 

@@ -6,15 +6,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from explorer_mq.coordinator import RolloutCoordinator
+    from explorer_mq.scheduler import Scheduler
     from explorer_mq.trainer.client import TrainerClient
     from explorer_mq.trainer.sync import SyncTrainerClient
 
 __version__ = "0.1.0"
 
-__all__ = ["RolloutCoordinator", "SyncTrainerClient", "TrainerClient", "__version__"]
+__all__ = ["RolloutCoordinator", "Scheduler", "SyncTrainerClient", "TrainerClient", "__version__"]
 
 _HOMES = {
     "RolloutCoordinator": "explorer_mq.coordinator",
+    "Scheduler": "explorer_mq.scheduler",
     "SyncTrainerClient": "explorer_mq.trainer.sync",
     "TrainerClient": "explorer_mq.trainer.client",
 }

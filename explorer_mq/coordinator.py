@@ -1,117 +1,88 @@
 """The rollout coordinator: takes batches, sees them through, hands them to trainers.
 
-Flow of a batch: :meth:`submit_batch` -> journal ``submitting`` -> :meth:`_drive` asks ``decide`` ->
-effects (publish tasks, close, deliver, abort) -> each ends in a journal entry -> ``evolve``.
-
-One ``_drive`` per open batch repeats decide, perform, wait for a change. Every effect may be cut off
-by a crash at any point: after replay ``decide`` asks for it again, and each is idempotent.
-The journal's fence is the guarantee that only one coordinator decides; everything else saves work.
+It is the lifecycle of batches over the :class:`Scheduler`, which runs them: pending -> running ->
+finalizing -> finalized, or aborted. Results stay in their stream until a batch is over, so that
+every call may be repeated after any failure.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from explorer_mq.bus.connection import Bus
-from explorer_mq.bus.journal import Journal
-from explorer_mq.bus.publisher import Publisher
-from explorer_mq.bus.results import ResultLog
-from explorer_mq.bus.tasks import TaskQueue
-from explorer_mq.core.batch import (
-    Abort,
-    BatchState,
-    Close,
-    Deliver,
-    Effect,
-    FinalizeRequested,
-    FinalizeWithdrawn,
-    PublishRetry,
-    PublishTasks,
-    RemoveLate,
-    decide,
-    expired,
-    next_wake,
-    open_batch,
-    replay,
-)
-from explorer_mq.core.outcome import batch_metrics, manifest, statuses, view
-from explorer_mq.crew import Crew
-from explorer_mq.delivery import publish_manifest
+from explorer_mq.core.batch import BatchState, FinalizeRequested, FinalizeWithdrawn, expired
+from explorer_mq.core.outcome import view
+from explorer_mq.delivery import publish_experiences
+from explorer_mq.live import LiveBatch
 from explorer_mq.roster import Roster
-from explorer_mq.scheduler import LiveBatch, Scheduler
+from explorer_mq.scheduler import Scheduler
 from explorer_mq.settings import Settings
-from explorer_mq.submission import BatchOptions, opening_entry
-from explorer_mq_schemas.batches import BatchLifecycleState, BatchResult, BatchView
-from explorer_mq_schemas.cancel import Cancel
-from explorer_mq_schemas.errors import (
-    BatchTimeout,
-    ExplorerError,
-    FencedError,
-    InvalidRequest,
-    NotFound,
-)
-from explorer_mq_schemas.ids import encode_token
-from explorer_mq_schemas.journal import Aborted, Finalized, Running
+from explorer_mq.streams import RunStreams
+from explorer_mq.submission import BatchOptions
+from explorer_mq_schemas.batches import BatchResult, BatchView
+from explorer_mq_schemas.errors import BatchTimeout, InvalidRequest
+from explorer_mq_schemas.ids import new_id
 from explorer_mq_schemas.tasks import BatchType, Task
 
-logger = logging.getLogger(__name__)
-
-_BACK_OFF_S = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
+if TYPE_CHECKING:
+    from explorer_mq.coordinator_actor import CoordinatorHandle
 
 
 class RolloutCoordinator:
-    """Batch lifecycle over a durable journal; a library in a process or an actor over NATS."""
+    """Batch lifecycle over a durable journal; a library in a process, or an actor over NATS.
 
-    def __init__(self, bus: Bus, settings: Settings) -> None:
+    Args:
+        bus: a connection to the run.
+        settings: ``scheduler`` rules it.
+        name: of the connection, told to whoever is refused because this one leads.
+    """
+
+    def __init__(self, bus: Bus, settings: Settings, *, name: str = "") -> None:
         self._bus = bus
-        self._settings = settings
-        self._publisher = Publisher(bus)
-        self._journal = Journal(bus)
-        self._queue = TaskQueue(bus, self._publisher)
-        self._results = ResultLog(bus, self._publisher)
-        self.scheduler = Scheduler(bus, self._queue, self._results)
-        self.roster = Roster(bus, beat_interval_s=settings.worker.beat_interval_s)
-        self.closed: dict[str, BatchResult] = {}
-        self._crew: Crew | None = None
+        self._streams = RunStreams.over(bus)
+        self._prepared = False
+        self.scheduler = Scheduler(bus, settings, name=name or new_id("coordinator"))
 
-    async def prepare(self) -> None:
+    @staticmethod
+    def get_actor(bus: Bus) -> CoordinatorHandle:
+        """A handle that calls the running coordinator of the bus's run over NATS."""
+        from explorer_mq.coordinator_actor import CoordinatorHandle
+
+        return CoordinatorHandle(bus)
+
+    @property
+    def roster(self) -> Roster:
+        """The workers of the run."""
+        return self.scheduler.roster
+
+    async def prepare(self, *, standby: bool = False) -> None:
         """Replay the journal and take up every open batch where it stopped; safe to call twice.
 
+        Args:
+            standby: wait for another coordinator to end in place of being refused.
+
         Raises:
-            FencedError: another coordinator writes this run's journal.
+            FencedError: another coordinator leads this run.
         """
-        if self._crew is not None:
+        if self._prepared:
             return
-        self._crew = Crew()
-        self._crew.start(self._alarm(self._crew), name="alarm")
-        await self._publisher.start()
-        await self.roster.start()
-        states = replay(await self._journal.replay(), [])
-        for state in states.values():
-            if state.outcome is not None:
-                self.closed[str(state.batch)] = _result_of(state)
-        await self.scheduler.start(states.values(), self._crew)
-        for live in self.scheduler.batches():
-            logger.info("batch=%s taken up in state %s", live.name, live.state.phase)
-            await self.scheduler.publish_open(live)
-            self._crew.start(self._drive(live), name=f"batch {live.name}")
+        await self.scheduler.start(standby=standby)
+        await self._streams.publisher.start()
+        self._prepared = True
 
     async def shutdown(self) -> None:
         """Stop deciding; open batches stay as they are for the next coordinator. Idempotent."""
-        if self._crew is not None:
-            await self._crew.close()
-            await self.scheduler.close()
-            await self.roster.close()
-            await self._publisher.close()
-            self._crew = None
+        await self.scheduler.stop()
+        if self._prepared:
+            await self._streams.publisher.close()
+            self._prepared = False
 
     async def failed(self) -> BaseException:
         """Wait until the coordinator cannot go on, and return why (fenced, or a defect)."""
-        return await self._running().failed()
+        return await self.scheduler.failed()
 
     async def submit_batch(
         self,
@@ -134,23 +105,14 @@ class RolloutCoordinator:
             tasks: each with ``repeat_times`` of at least 1; may be empty.
             batch_type: ``train`` batches reach trainers, ``eval`` batches only yield metrics.
             min_wait_num: settled tasks that suffice once the grace time is over.
-            return_partial_tasks: deliver tasks with some completed runs at the deadline.
+            return_partial_tasks: deliver tasks with some completed runs when the batch closes early.
             auto_finalize: close the batch without a call of finalize.
             deadline_s: how long the batch may take from now on.
 
         Raises:
-            InvalidRequest: the id is active or used up, or a task is not valid; nothing changed.
+            InvalidRequest: (a ``ValueError``) the id is active or used up, or a task is not valid;
+                nothing changed.
         """
-        crew = self._running()
-        name = str(batch_id)
-        encode_token(name)
-        if self.scheduler.find(name) is not None:
-            raise InvalidRequest(f"batch {name!r} is already active")
-        if name in self.closed:
-            raise InvalidRequest(
-                f"batch {name!r} is {self.closed[name].state} already; a batch id is used once, "
-                "choose another"
-            )
         options = BatchOptions(
             batch_type=batch_type,
             min_wait_num=min_wait_num,
@@ -158,11 +120,7 @@ class RolloutCoordinator:
             auto_finalize=auto_finalize,
             deadline_s=deadline_s,
         )
-        live = await self._open(batch_id, tasks, options)
-        crew.start(self._drive(live), name=f"batch {name}")
-        while live.state.phase is BatchLifecycleState.PENDING:
-            await live.changed.wait()
-            self._raise_failure()
+        await self.scheduler.open_batch(batch_id, tasks, options)
 
     async def finalize_train_batch(
         self,
@@ -198,25 +156,53 @@ class RolloutCoordinator:
         assert result is not None
         return result
 
-    async def abort_batch(self, batch_id: int | str, *, reason: str) -> BatchResult | None:
-        """Give the batch up: cancel its work, drop its results. None if it is not active."""
-        live = self.scheduler.find(batch_id)
+    async def abort_batch(
+        self, batch_id: int | str, *, reason: str, keep_partial_results: bool = False
+    ) -> BatchResult | None:
+        """Give the batch up and cancel its work. None if it is not active.
+
+        A batch that is being finalized already is finalized.
+
+        Args:
+            batch_id: which.
+            reason: why; kept in the journal.
+            keep_partial_results: hand the completed runs to the trainers first, and count their
+                tasks in the result; otherwise all results are dropped.
+        """
+        live = self.scheduler.batches.find(batch_id)
         if live is None:
             return None
+        self.scheduler.running()
         async with live.lock:
-            if live.state.outcome is None:
-                await self._abort(live, reason)
-        return self.closed[live.name]
+            if not live.state.is_closed:
+                await self.scheduler.driver.abort(live, reason, keep_partial=keep_partial_results)
+        return await self._wait_closed(live)
+
+    async def process_experiences(self, payloads: Sequence[bytes]) -> dict[str, float]:
+        """Hand packed experiences that belong to no batch to the trainers, as a batch of their own.
+
+        Returns the pipeline's metrics, ``experience_pipeline/experience_count`` among them; ``{}``
+        for no payload.
+
+        Raises:
+            RuntimeError: not prepared.
+            ContractError: a payload is not packed experiences; nothing was published.
+        """
+        if not self._prepared:
+            raise RuntimeError("the coordinator is not prepared: call prepare() first")
+        if not payloads:
+            return {}
+        return await publish_experiences(self._bus, self._streams.publisher, payloads)
 
     async def get_batch_result(self, batch_id: int | str) -> BatchResult:
         """The stored result of a finalized or aborted batch.
 
         Raises:
-            NotFound: (a ``KeyError``) it is still open, or was never seen.
+            NotFound: (a ``KeyError``) it is still open, was never seen, or was retired long ago.
         """
-        result = self.closed.get(str(batch_id))
+        result = self.scheduler.batches.result(batch_id)
         if result is None:
-            raise _not_registered(batch_id)
+            raise self.scheduler.batches.unknown(batch_id)
         return result
 
     async def wait_batch(self, batch_id: int | str, *, seconds: float) -> BatchView | BatchResult:
@@ -226,17 +212,19 @@ class RolloutCoordinator:
             NotFound: the id was never seen.
         """
         end = self._bus.now() + seconds
-        while (live := self.scheduler.find(batch_id)) is not None:
+        while (live := self.scheduler.batches.find(batch_id)) is not None:
+            self.scheduler.raise_failure()
             if not await live.changed.wait(end - self._bus.now()):
                 return view(live.state, with_statuses=False)
         return await self.get_batch_result(batch_id)
 
     async def status(self) -> dict[str, Any]:
         """One screen: batches by state, queue, workers, the newest policy version."""
-        phases = Counter(str(live.state.phase) for live in self.scheduler.batches())
-        phases.update(str(result.state) for result in self.closed.values())
+        scheduler = self.scheduler
+        phases = Counter(str(live.state.phase) for live in scheduler.batches.open())
+        phases.update(str(live.state.phase) for live in scheduler.batches.closed())
         workers = self.roster.workers()
-        queue = await self._queue.depth()
+        queue = await self._streams.queue.depth()
         return {
             "run": self._bus.names.run,
             "batches": dict(phases),
@@ -246,12 +234,23 @@ class RolloutCoordinator:
             "slots": sum(beat.slots for beat in workers),
             "busy_slots": sum(len(beat.running) for beat in workers),
             "policy_versions": sorted({beat.policy_version for beat in workers}),
-            "malformed_results": self.scheduler.malformed_results,
+            "retries": sum(scheduler.results.attempts.values()),
+            "late_results": sum(
+                live.state.late_total
+                for live in (*scheduler.batches.open(), *scheduler.batches.closed())
+            ),
+            "malformed_results": scheduler.results.malformed,
+            "stalls": scheduler.watchdog.stalls,
+            "digest": scheduler.digest(),
         }
 
     def batches(self) -> list[BatchView | BatchResult]:
-        """Closed batches, then open ones, each in order of submission."""
-        return [*self.closed.values(), *(view(live.state) for live in self.scheduler.batches())]
+        """Closed batches, then open ones, each in order."""
+        known = self.scheduler.batches
+        return [
+            *(result for live in known.closed() if (result := known.result(live.name))),
+            *(view(live.state) for live in known.open()),
+        ]
 
     def batch(self, batch_id: int | str) -> BatchView | BatchResult:
         """One batch with the statuses of its settled tasks, or its stored result.
@@ -259,36 +258,13 @@ class RolloutCoordinator:
         Raises:
             NotFound: the id was never seen.
         """
-        live = self.scheduler.find(batch_id)
+        live = self.scheduler.batches.find(batch_id)
         if live is not None:
             return view(live.state, with_statuses=True)
-        closed = self.closed.get(str(batch_id))
+        closed = self.scheduler.batches.result(batch_id)
         if closed is None:
-            raise _not_registered(batch_id)
+            raise self.scheduler.batches.unknown(batch_id)
         return closed
-
-    async def _open(
-        self, batch_id: int | str, tasks: Sequence[Task], options: BatchOptions
-    ) -> LiveBatch:
-        opening, lines = await opening_entry(
-            self._bus,
-            self._publisher,
-            self._settings.scheduler,
-            batch_id=batch_id,
-            tasks=tasks,
-            options=options,
-            results_seq=await self._results.last_seq(),
-        )
-        if self.scheduler.find(batch_id) is not None:
-            raise InvalidRequest(f"batch {str(batch_id)!r} is already active")
-        live = LiveBatch(open_batch(opening), lines)
-        self.scheduler.add(live)
-        try:
-            await self._journal.append(opening)
-        except BaseException:
-            self.scheduler.drop(live)
-            raise
-        return live
 
     async def finalize_for(
         self,
@@ -303,14 +279,18 @@ class RolloutCoordinator:
         Raises:
             NotFound, InvalidRequest, BatchTimeout: as :meth:`finalize_train_batch`.
         """
-        live = self.scheduler.find(batch_id)
+        live = self.scheduler.batches.find(batch_id)
         if live is None:
-            raise _not_registered(batch_id)
-        if live.state.opening.batch_type != batch_type:
+            raise self.scheduler.batches.unknown(batch_id)
+        opening = live.state.opening
+        if opening.batch_type != batch_type:
             raise InvalidRequest(
-                f"batch {live.name!r} is {live.state.opening.batch_type}, expected {batch_type}"
+                f"batch {live.name!r} is {opening.batch_type}, expected {batch_type}"
             )
-        live.failure = None
+        if opening.collected:
+            raise InvalidRequest(
+                f"batch {live.name!r} was scheduled to be collected: use get_payload_results"
+            )
         live.apply(FinalizeRequested(None if seconds is None else self._bus.now() + seconds))
         try:
             async with asyncio.timeout(wait_s):
@@ -323,10 +303,8 @@ class RolloutCoordinator:
             live.apply(FinalizeWithdrawn())
 
     async def _wait_closed(self, live: LiveBatch) -> BatchResult:
-        while (result := self.closed.get(live.name)) is None:
-            self._raise_failure()
-            if live.failure is not None:
-                raise live.failure
+        while (result := self.scheduler.batches.result(live.name)) is None:
+            self.scheduler.raise_failure()
             now = self._bus.now()
             if expired(live.state, now):
                 raise _timed_out(live.state)
@@ -335,146 +313,9 @@ class RolloutCoordinator:
             )
         return result
 
-    async def _alarm(self, crew: Crew) -> None:
-        """A coordinator that cannot go on wakes everybody who waits for a batch."""
-        error = await crew.failed()
-        for live in self.scheduler.batches():
-            live.failure = error
-            live.changed.beat()
-
-    async def _drive(self, live: LiveBatch) -> None:
-        """See one batch through: decide, perform, wait; until it is over and nothing is left."""
-        failures = 0
-        while True:
-            due = decide(live.state, self._bus.now())
-            due = tuple(effect for effect in due if not self._is_queued(live, effect))
-            if not due:
-                if live.state.outcome is not None:
-                    self.scheduler.drop(live)
-                    return
-                wake = next_wake(live.state)
-                await live.changed.wait(None if wake is None else wake - self._bus.now())
-                continue
-            try:
-                async with live.lock:
-                    if live.state.outcome is None or due == (RemoveLate(live.state.late),):
-                        for effect in due:
-                            await self._perform(live, effect)
-                failures = 0
-            except FencedError:
-                raise
-            except ExplorerError as error:
-                pause_s = _BACK_OFF_S[min(failures, len(_BACK_OFF_S) - 1)]
-                failures += 1
-                logger.warning("batch=%s %s; again in %g s", live.name, error, pause_s)
-                live.failure = error
-                live.changed.beat()
-                await live.changed.wait(pause_s)
-
-    def _is_queued(self, live: LiveBatch, effect: Effect) -> bool:
-        return isinstance(effect, PublishRetry) and (effect.task, effect.need.number) in live.queued
-
-    async def _perform(self, live: LiveBatch, effect: Effect) -> None:
-        match effect:
-            case PublishTasks():
-                await self.scheduler.publish_open(live)
-                entry = Running(batch=live.state.batch)
-                await self._journal.append(entry)
-                live.apply(entry)
-            case PublishRetry(task, need):
-                await self.scheduler.publish_retry(live, task, need)
-            case Close(closing):
-                await self._journal.append(closing)
-                live.apply(closing)
-            case Deliver():
-                await self._deliver(live)
-            case Abort(reason):
-                await self._abort(live, reason)
-            case RemoveLate():
-                await self.scheduler.remove_late(live)
-
-    async def _deliver(self, live: LiveBatch) -> None:
-        state = live.state
-        found = statuses(state)
-        metrics = batch_metrics(state, found)
-        seq: int | None = None
-        if state.opening.batch_type == "train":
-            names = self._bus.names
-            batch = manifest(
-                state,
-                run=names.run,
-                stream=names.results_stream,
-                finished=len(found),
-                metrics=metrics,
-            )
-            seq = await publish_manifest(self._bus, self._publisher, batch)
-        await self._clean(live, "finalized")
-        entry = Finalized(
-            batch=state.batch,
-            batch_type=state.opening.batch_type,
-            finished_task_count=len(found),
-            completed_runs=state.completed_runs,
-            experiences=state.experiences,
-            metrics=metrics,
-            manifest_seq=seq,
-        )
-        await self._journal.append(entry)
-        self._settle(live, entry)
-
-    async def _abort(self, live: LiveBatch, reason: str) -> None:
-        entry = Aborted(
-            batch=live.state.batch,
-            batch_type=live.state.opening.batch_type,
-            reason=reason,
-            finished_task_count=0,
-        )
-        await self._journal.append(entry)
-        self._settle(live, entry)
-        await self._clean(live, reason)
-
-    def _settle(self, live: LiveBatch, entry: Finalized | Aborted) -> None:
-        live.apply(entry)
-        self.closed[live.name] = _result_of(live.state)
-        live.changed.beat()
-
-    async def _clean(self, live: LiveBatch, reason: str) -> None:
-        """Take what is left of a closed batch from queue and workers."""
-        if live.state.settled < live.state.tasks.size:
-            cancel = Cancel(batch=live.name, reason=reason)
-            await self._bus.publish(self._bus.names.cancel, cancel.encode())
-            await self._queue.purge(live.name)
-
-    def _running(self) -> Crew:
-        if self._crew is None:
-            raise InvalidRequest("the coordinator is not prepared: call prepare() first")
-        self._raise_failure()
-        return self._crew
-
-    def _raise_failure(self) -> None:
-        if self._crew is not None and self._crew.failure is not None:
-            raise self._crew.failure
-
-
-def _result_of(state: BatchState) -> BatchResult:
-    entry = state.outcome
-    if entry is None:
-        raise InvalidRequest(f"batch {state.batch!r} is still {state.phase}")
-    return BatchResult(
-        batch_id=state.batch,
-        batch_type=entry.batch_type,
-        state=state.phase,
-        finished_task_count=entry.finished_task_count,
-        metrics={} if isinstance(entry, Aborted) else entry.metrics,
-        reason=entry.reason if isinstance(entry, Aborted) else "",
-    )
-
-
-def _not_registered(batch_id: int | str) -> NotFound:
-    return NotFound(f"batch {batch_id!r} is not registered")
-
 
 def _timed_out(state: BatchState) -> BatchTimeout:
     return BatchTimeout(
-        f"batch {state.batch!r}: {state.settled} of {state.tasks.size} tasks settled in time; all "
+        f"batch {state.batch!r}: {state.settled} of {state.task_count} tasks settled in time; all "
         "results are kept: finalize again, or abort the batch"
     )

@@ -16,16 +16,18 @@ from explorer_mq.bus.actors import ActorHandle, ActorService, Method, serve_acto
 from explorer_mq.bus.connection import Bus
 from explorer_mq.bus.objects import get_object, put_object
 from explorer_mq.bus.publisher import Publisher
-from explorer_mq.bus.topology import ensure, ensure_pool
+from explorer_mq.bus.topology import ensure
 from explorer_mq.coordinator import RolloutCoordinator
 from explorer_mq.crew import Crew
 from explorer_mq.running import run_until_signal
+from explorer_mq.scheduler_actor import serve_scheduler
 from explorer_mq.settings import Settings
 from explorer_mq.submission import INLINE_TASKS_BYTES
 from explorer_mq_schemas.batches import BatchResult, BatchView
 from explorer_mq_schemas.errors import BusUnavailable
 from explorer_mq_schemas.ids import new_id
 from explorer_mq_schemas.messages import ObjectRef
+from explorer_mq_schemas.subjects import RunNames
 from explorer_mq_schemas.tasks import BatchType, Task
 
 logger = logging.getLogger(__name__)
@@ -43,7 +45,7 @@ async def serve_coordinator(
     return await serve_actor(bus, ACTOR, _methods(bus, coordinator), version=version)
 
 
-def _methods(  # noqa: C901 - a table of eight short methods
+def _methods(  # noqa: C901 - a table of short methods
     bus: Bus, coordinator: RolloutCoordinator
 ) -> Mapping[str, Method]:
     async def submit_batch(
@@ -63,7 +65,7 @@ def _methods(  # noqa: C901 - a table of eight short methods
     async def finalize(
         batch_id: int | str, batch_type: BatchType, left_s: float | None, *, again: bool
     ) -> Any:
-        if again and batch_id in coordinator.closed:
+        if again and coordinator.scheduler.batches.result(batch_id) is not None:
             return _fields(await coordinator.get_batch_result(batch_id))
         result = await coordinator.finalize_for(batch_id, batch_type, left_s, wait_s=WAIT_S)
         return None if result is None else _fields(result)
@@ -72,9 +74,16 @@ def _methods(  # noqa: C901 - a table of eight short methods
         found = await coordinator.wait_batch(batch_id, seconds=min(wait_s, WAIT_S))
         return _fields(found)
 
-    async def abort_batch(batch_id: int | str, reason: str) -> Any:
-        result = await coordinator.abort_batch(batch_id, reason=reason)
+    async def abort_batch(
+        batch_id: int | str, reason: str, *, keep_partial_results: bool = False
+    ) -> Any:
+        result = await coordinator.abort_batch(
+            batch_id, reason=reason, keep_partial_results=keep_partial_results
+        )
         return None if result is None else _fields(result)
+
+    async def get_batch_result(batch_id: int | str) -> Any:
+        return _fields(await coordinator.get_batch_result(batch_id))
 
     async def batch(batch_id: int | str) -> Any:
         return _fields(coordinator.batch(batch_id))
@@ -88,15 +97,21 @@ def _methods(  # noqa: C901 - a table of eight short methods
     async def status() -> Any:
         return await coordinator.status()
 
+    async def why() -> Any:
+        findings = await coordinator.scheduler.watchdog.why()
+        return [finding._asdict() for finding in findings]
+
     return {
         "submit_batch": submit_batch,
         "finalize": finalize,
         "wait_batch": wait_batch,
         "abort_batch": abort_batch,
+        "get_batch_result": get_batch_result,
         "batch": batch,
         "batches": batches,
         "workers": workers,
         "status": status,
+        "why": why,
     }
 
 
@@ -140,10 +155,32 @@ class CoordinatorHandle:
         """As :meth:`RolloutCoordinator.finalize_eval_batch`."""
         return await self._finalize(batch_id, "eval", timeout)
 
-    async def abort_batch(self, batch_id: int | str, *, reason: str) -> BatchResult | None:
+    async def finalize(
+        self,
+        batch_id: int | str,
+        *,
+        timeout: float | None = None,  # noqa: ASYNC109 - the reference's name
+    ) -> BatchResult:
+        """Finalize a batch of either type."""
+        found = await self._actor.call("batch", batch_id=batch_id)
+        return await self._finalize(batch_id, found["batch_type"], timeout)
+
+    async def abort_batch(
+        self, batch_id: int | str, *, reason: str, keep_partial_results: bool = False
+    ) -> BatchResult | None:
         """As :meth:`RolloutCoordinator.abort_batch`."""
-        found = await self._actor.call("abort_batch", batch_id=batch_id, reason=reason)
+        found = await self._actor.call(
+            "abort_batch",
+            batch_id=batch_id,
+            reason=reason,
+            keep_partial_results=keep_partial_results,
+        )
         return None if found is None else BatchResult.validate_fields(found)
+
+    async def get_batch_result(self, batch_id: int | str) -> BatchResult:
+        """As :meth:`RolloutCoordinator.get_batch_result`."""
+        found = await self._actor.call("get_batch_result", batch_id=batch_id)
+        return BatchResult.validate_fields(found)
 
     async def wait_batch(self, batch_id: int | str, *, seconds: float) -> BatchView | BatchResult:
         """As :meth:`RolloutCoordinator.wait_batch`, with ``seconds`` of at most 20."""
@@ -155,6 +192,11 @@ class CoordinatorHandle:
     async def status(self) -> dict[str, Any]:
         """As :meth:`RolloutCoordinator.status`."""
         found: dict[str, Any] = await self._actor.call("status")
+        return found
+
+    async def why(self) -> list[dict[str, Any]]:
+        """What everything is waiting for: ``cause``, ``text`` and ``remedy`` of each reason."""
+        found: list[dict[str, Any]] = await self._actor.call("why")
         return found
 
     async def _finalize(
@@ -187,25 +229,34 @@ def _parse(found: dict[str, Any]) -> BatchView | BatchResult:
     return BatchResult.validate_fields(found)
 
 
-async def serve_run(settings: Settings, stop: asyncio.Event) -> None:
+async def serve_run(settings: Settings, stop: asyncio.Event, *, standby: bool = False) -> None:
     """Set up the run, take up its batches and answer calls until ``stop`` is set.
+
+    With ``standby`` it first waits, ready to lead, until the present leader ends.
 
     Raises:
         FencedError: another coordinator took over.
         BusUnavailable: NATS cannot be reached.
     """
-    options = settings.nats.options("coordinator")
+    name = RunNames(settings.run).connection("coordinator", new_id("coordinator"))
+    options = settings.nats.options(name)
     async with await Bus.connect(settings.run, options) as bus:
         await ensure(bus, settings.streams.limits())
-        coordinator = RolloutCoordinator(bus, settings)
-        await coordinator.prepare()
-        service = await serve_coordinator(bus, coordinator, version=__version__)
-        for pool in settings.worker.pools:
-            await ensure_pool(bus, pool, lease_s=settings.scheduler.lease_s)
-        logger.info("coordinator of run %s ready", settings.run)
+        coordinator = RolloutCoordinator(bus, settings, name=name)
+        services: list[ActorService] = []
         try:
             async with Crew() as crew:
                 ended = crew.start(stop.wait(), name="stop")
+                ready = crew.start(coordinator.prepare(standby=standby), name="prepare")
+                await asyncio.wait((ended, ready), return_when=asyncio.FIRST_COMPLETED)
+                if not ready.done():
+                    return
+                ready.result()
+                services = [
+                    await serve_coordinator(bus, coordinator, version=__version__),
+                    await serve_scheduler(bus, coordinator.scheduler, version=__version__),
+                ]
+                logger.info("coordinator of run %s ready", settings.run)
                 failed = crew.start(coordinator.failed(), name="failure")
                 closed = crew.start(bus.wait_closed(), name="connection")
                 await asyncio.wait((ended, failed, closed), return_when=asyncio.FIRST_COMPLETED)
@@ -214,10 +265,11 @@ async def serve_run(settings: Settings, stop: asyncio.Event) -> None:
                 if closed.done():
                     raise BusUnavailable(f"NATS connection lost: {closed.result()}")
         finally:
-            await service.close()
+            for service in services:
+                await service.close()
             await coordinator.shutdown()
 
 
-def run_coordinator(settings: Settings) -> int:
+def run_coordinator(settings: Settings, *, standby: bool = False) -> int:
     """The coordinator command: serve until SIGTERM or SIGINT."""
-    return run_until_signal(lambda stop: serve_run(settings, stop))
+    return run_until_signal(lambda stop: serve_run(settings, stop, standby=standby))

@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any, Self
 
+_CANCEL_AGAIN_S = 1.0
+
 
 class Crew:
     """Background tasks of one owner.
@@ -36,10 +38,11 @@ class Crew:
     async def close(self) -> None:
         """Cancel every task and wait until all have ended; safe to call twice."""
         mine = asyncio.current_task()
-        tasks = [task for task in self._tasks if task is not mine]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        while tasks := [task for task in self._tasks if task is not mine]:
+            for task in tasks:
+                task.cancel()
+            # Again after a while: library code may lose a cancel.
+            await asyncio.wait(tasks, timeout=_CANCEL_AGAIN_S)
 
     async def __aenter__(self) -> Self:
         return self

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from explorer_mq.bus.connection import Bus, JetStreamError
 from explorer_mq.bus.publisher import WRONG_LAST_SEQUENCE, Publisher
-from explorer_mq_schemas.batches import TrainBatchManifest
+from explorer_mq_schemas.batches import Parts, TrainBatchManifest
+from explorer_mq_schemas.codec import count
+from explorer_mq_schemas.ids import new_id
 
 
 async def publish_manifest(bus: Bus, publisher: Publisher, batch: TrainBatchManifest) -> int:
@@ -25,3 +29,38 @@ async def publish_manifest(bus: Bus, publisher: Publisher, batch: TrainBatchMani
         )
         return int(stored["message"]["seq"])
     return ack.seq
+
+
+async def publish_experiences(
+    bus: Bus, publisher: Publisher, payloads: Sequence[bytes]
+) -> dict[str, float]:
+    """Publish packed experiences as a training batch of their own; it appears whole or not at all.
+
+    Raises:
+        ContractError: a payload is malformed, or larger than a message may be.
+    """
+    counts = [count(payload) for payload in payloads]
+    names, batch = bus.names, new_id("direct")
+    acks = [
+        await publisher.publish(names.train(batch, number), payload)
+        for number, payload in enumerate(payloads, 1)
+    ]
+    metrics = {"experience_pipeline/experience_count": float(sum(counts))}
+    manifest = TrainBatchManifest(
+        run=names.run,
+        batch=batch,
+        tasks=len(payloads),
+        finished_task_count=len(payloads),
+        runs=sum(counts),
+        completed_runs=sum(counts),
+        experiences=sum(counts),
+        metrics=metrics,
+        parts=Parts(
+            stream=names.train_stream,
+            seq=tuple([(await ack).seq for ack in acks]),
+            experiences=tuple(counts),
+            bytes=tuple(len(payload) for payload in payloads),
+        ),
+    )
+    await publish_manifest(bus, publisher, manifest)
+    return metrics

@@ -1,51 +1,140 @@
-"""The workers of a run as the coordinator sees them, from their beats."""
+"""The workers of a run as the coordinator sees them, from their beats and claims."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from typing import Any
+
 from explorer_mq.bus.connection import Bus, Msg, Subscription
+from explorer_mq.core.runners import RunningTaskState, runner_states
 from explorer_mq.crew import Pulse
-from explorer_mq_schemas.beats import WorkerBeat
+from explorer_mq_schemas.beats import Claim, Claims, WorkerBeat
 from explorer_mq_schemas.errors import ContractError
 
 MISSED_BEATS = 3
 """A worker that was silent for this many beat intervals is no longer listed."""
 
 
+class RunnerWrapper:
+    """One worker: its newest beat, when it was heard, and the leases it holds.
+
+    ``heard_at`` is Unix time on the server's clock. ``leases`` are claims by acknowledgement
+    subject, kept until a beat shows what the worker really holds.
+    """
+
+    def __init__(self, worker: str) -> None:
+        self.worker = worker
+        self.beat: WorkerBeat | None = None
+        self.heard_at = 0.0
+        self.leases: dict[str, Claim] = {}
+        self.is_fenced = False
+
+    def hear_beat(self, beat: WorkerBeat, at: float) -> None:
+        """Take over what the worker says of itself."""
+        self.beat = beat
+        self.heard_at = at
+        self.leases = {
+            one.lease: Claim(
+                batch=one.batch,
+                task=one.task,
+                slice=one.slice,
+                attempt=one.attempt,
+                lease=one.lease,
+            )
+            for one in beat.running
+            if one.lease
+        }
+
+    def hear_claims(self, claims: Claims, at: float) -> None:
+        """Add what the worker has just taken."""
+        self.heard_at = at
+        self.leases.update((claim.lease, claim) for claim in claims.claims)
+
+    def running(self) -> list[RunningTaskState]:
+        """What its slots are busy with."""
+        return [] if self.beat is None else runner_states(self.beat)
+
+
 class Roster:
-    """Latest beat of every live worker."""
+    """Every live worker; ``changed`` beats whenever one is heard."""
 
     def __init__(self, bus: Bus, *, beat_interval_s: float) -> None:
         self._bus = bus
         self._silence_s = MISSED_BEATS * beat_interval_s
-        self._beats: dict[str, tuple[float, WorkerBeat]] = {}
-        self._subscription: Subscription | None = None
+        self._workers: dict[str, RunnerWrapper] = {}
+        self._subscriptions: list[Subscription] = []
+        self._listeners: list[Callable[[RunnerWrapper], None]] = []
         self.malformed = 0
         self.changed = Pulse()
 
     async def start(self) -> None:
-        """Listen to beats."""
-        self._subscription = await self._bus.subscribe(self._bus.names.all_beats, self._hear)
+        """Listen to beats and claims."""
+        names = self._bus.names
+        self._subscriptions = [
+            await self._bus.subscribe(names.all_beats, self._hear_beat),
+            await self._bus.subscribe(names.all_claims, self._hear_claims),
+        ]
 
     async def close(self) -> None:
         """Stop listening."""
-        if self._subscription is not None:
-            await self._subscription.unsubscribe()
-            self._subscription = None
+        for subscription in self._subscriptions:
+            await subscription.unsubscribe()
+        self._subscriptions = []
+
+    def on_beat(self, listener: Callable[[RunnerWrapper], None]) -> None:
+        """Call ``listener`` after each beat."""
+        self._listeners.append(listener)
+
+    def runners(self) -> list[RunnerWrapper]:
+        """Workers heard recently, by name; those silent for too long leave the table."""
+        horizon = self._bus.now() - self._silence_s
+        self._workers = {
+            name: runner for name, runner in self._workers.items() if runner.heard_at >= horizon
+        }
+        return [runner for _, runner in sorted(self._workers.items())]
 
     def workers(self) -> list[WorkerBeat]:
         """Beats of the workers heard recently, by name."""
-        horizon = self._bus.now() - self._silence_s
-        self._beats = {name: beat for name, beat in self._beats.items() if beat[0] >= horizon}
-        return [beat for _, (_, beat) in sorted(self._beats.items())]
+        return [runner.beat for runner in self.runners() if runner.beat is not None]
 
-    async def _hear(self, message: Msg) -> None:
+    def find(self, worker: str) -> RunnerWrapper | None:
+        """The worker of that name, also one that has been silent for long."""
+        return self._workers.get(worker)
+
+    def remove(self, worker: str) -> RunnerWrapper | None:
+        """Take a worker that is known to be gone from the table."""
+        found = self._workers.pop(worker, None)
+        self.changed.beat()
+        return found
+
+    def states(self) -> dict[str, Mapping[str, Any]]:
+        """State of every busy slot, by runner id ``<worker>/<slot>``."""
+        return {
+            state.runner_id: state.fields()
+            for runner in self.runners()
+            for state in runner.running()
+        }
+
+    async def _hear_beat(self, message: Msg) -> None:
         try:
             beat = WorkerBeat.decode(message.data)
         except ContractError:
             self.malformed += 1
             return
         if beat.state == "stopped":
-            self._beats.pop(beat.worker, None)
+            self._workers.pop(beat.worker, None)
         else:
-            self._beats[beat.worker] = (self._bus.now(), beat)
+            runner = self._workers.setdefault(beat.worker, RunnerWrapper(beat.worker))
+            runner.hear_beat(beat, self._bus.now())
+            for listener in self._listeners:
+                listener(runner)
         self.changed.beat()
+
+    async def _hear_claims(self, message: Msg) -> None:
+        try:
+            claims = Claims.decode(message.data)
+        except ContractError:
+            self.malformed += 1
+            return
+        runner = self._workers.setdefault(claims.worker, RunnerWrapper(claims.worker))
+        runner.hear_claims(claims, self._bus.now())

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from explorer_mq.bus.connection import Bus
 from explorer_mq.bus.objects import put_object
-from explorer_mq.bus.publisher import Publisher
+from explorer_mq.core.batch import open_batch
 from explorer_mq.core.grouping import task_groups
+from explorer_mq.live import LiveBatch
 from explorer_mq.settings import SchedulerSettings
+from explorer_mq.streams import RunStreams
 from explorer_mq_schemas.errors import InvalidRequest
+from explorer_mq_schemas.ids import new_id
 from explorer_mq_schemas.journal import Submitting
 from explorer_mq_schemas.tasks import BatchType, Task
 
@@ -30,19 +32,18 @@ class BatchOptions:
     return_partial: bool = False
     auto_finalize: bool = False
     deadline_s: float | None = None
+    collected: bool = False
 
 
-async def opening_entry(
-    bus: Bus,
-    publisher: Publisher,
+async def new_batch(
+    streams: RunStreams,
     settings: SchedulerSettings,
     *,
     batch_id: int | str,
     tasks: Sequence[Task],
     options: BatchOptions,
-    results_seq: int,
-) -> tuple[Submitting, list[bytes]]:
-    """The entry that opens the batch, and the encoded tasks; large ones are stored on the way.
+) -> LiveBatch:
+    """The batch as it is before its opening is journalled; large ones are stored on the way.
 
     Raises:
         InvalidRequest: a task has no runs, or ``min_wait_num`` is out of range.
@@ -55,22 +56,29 @@ async def opening_entry(
     lines = [task.encode() for task in tasks]
     text = b"\n".join(lines)
     stored = len(text) > INLINE_TASKS_BYTES
-    prefix = bus.names.object(str(batch_id), "tasks")
+    bus = streams.bus
+    prefix = bus.names.object(str(batch_id), "tasks", new_id("upload"))
+    over_rollout = settings.over_rollout
     entry = Submitting(
         batch=batch_id,
         batch_type=options.batch_type,
         groups=groups,
         at=bus.now(),
-        tasks=await put_object(publisher, prefix, text) if stored else None,
+        tasks=await put_object(streams.publisher, prefix, text) if stored else None,
         inline="" if stored else text.decode(),
-        results_seq=results_seq,
+        results_seq=await streams.results.last_seq(),
         deadline_s=options.deadline_s
         or settings.batch_deadline_s
         or settings.max_timeout_s * attempts + DEADLINE_MARGIN_S,
         timeout_s=settings.max_timeout_s,
+        stall_timeout_s=settings.stall_timeout_s,
         max_attempts=attempts,
+        retry_first_s=settings.retry_first_s,
+        retry_longest_s=settings.retry_longest_s,
         min_wait_num=wanted,
-        return_partial=options.return_partial,
+        grace_s=over_rollout.wait_after_min_s,
+        return_partial=options.return_partial or over_rollout.return_partial_tasks,
         auto_finalize=options.auto_finalize,
+        collected=options.collected,
     )
-    return entry, lines
+    return LiveBatch(open_batch(entry), lines)

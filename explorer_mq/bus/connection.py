@@ -151,6 +151,18 @@ class Bus:
         self._reconnect.append(callback)
         return lambda: self._reconnect.remove(callback)
 
+    async def wait_reconnect(self, seconds: float) -> None:
+        """Wait for the next reconnect, at most ``seconds``: a pause that an outage's end cuts short."""
+        back = asyncio.Event()
+        forget = self.on_reconnect(back.set)
+        try:
+            async with asyncio.timeout(seconds):
+                await back.wait()
+        except TimeoutError:
+            return
+        finally:
+            forget()
+
     async def wait_closed(self) -> str:
         """Wait until the connection is lost for good, and return why."""
         return await asyncio.shield(self._closed)
@@ -193,8 +205,9 @@ class Bus:
             BusUnavailable: no reply in time, or no connection.
         """
         limit_s = timeout_s or self.options.request_timeout_s
+        cancels = _cancels()
         try:
-            return await self._client.request(subject, data, timeout=limit_s, headers=headers)
+            reply = await self._client.request(subject, data, timeout=limit_s, headers=headers)
         except nats.errors.NoRespondersError as error:
             raise NoResponders(f"nobody answers on {subject}") from error
         except nats.errors.TimeoutError as error:
@@ -208,6 +221,10 @@ class Bus:
             nats.errors.OutboundBufferLimitError,
         ) as error:
             raise BusUnavailable(f"cannot ask {subject}: {error}") from error
+        if _cancels() > cancels:
+            # wait_for inside nats-py loses a cancel that comes with the reply (until Python 3.12).
+            raise asyncio.CancelledError
+        return reply
 
     async def api(
         self,
@@ -354,6 +371,12 @@ class Bus:
     async def _hear_close(self) -> None:
         if not self._closed.done():
             self._closed.set_result(self._last_error or "connection closed")
+
+
+def _cancels() -> int:
+    """How often somebody asked the current task to end."""
+    task = asyncio.current_task()
+    return 0 if task is None else task.cancelling()
 
 
 def _unix_seconds(stamp: str) -> float:

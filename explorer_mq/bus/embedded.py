@@ -15,11 +15,28 @@ from pathlib import Path
 from typing import IO, Literal, Self
 
 from explorer_mq_schemas.errors import BusUnavailable, ConfigError
+from explorer_mq_schemas.subjects import DISCONNECTS
 
 Durability = Literal["process", "power"]
 
 _STOP_S = 5.0
 _READY = b"Server is ready"
+
+# Everybody on this host is user exmq. The disconnect events of its account are passed on to it.
+_ACCOUNTS = """\
+accounts {
+  EXMQ {
+    jetstream: enabled
+    users: [ { user: exmq, password: "" } ]
+    imports: [
+      { stream: { account: SYS, subject: "$SYS.ACCOUNT.EXMQ.DISCONNECT" }, to: "DISCONNECTS" }
+    ]
+  }
+  SYS { exports: [ { stream: "$SYS.ACCOUNT.EXMQ.DISCONNECT", accounts: [EXMQ] } ] }
+}
+system_account: SYS
+no_auth_user: exmq
+""".replace("DISCONNECTS", DISCONNECTS)
 
 
 class EmbeddedServer:
@@ -163,7 +180,7 @@ class EmbeddedServer:
             f"max_payload: {self._max_payload_bytes}\n"
             "max_pending: 134217728\n"
             f"jetstream {{ store_dir: {json.dumps(str(self.store_dir))}{limit}{sync}\n"
-            "  limits { default_max_consumers: -1 } }\n"
+            "  limits { default_max_consumers: -1 } }\n" + _ACCOUNTS
         )
         return config
 

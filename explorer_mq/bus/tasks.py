@@ -1,8 +1,8 @@
 """The task queue: slices out, leases in.
 
 The coordinator publishes with :class:`TaskQueue`; a worker takes leases from :class:`TaskSource`.
-A lease lasts ``lease_s`` and is extended by heartbeats until it is settled; a worker that dies
-stops extending, and the server gives the slice to another.
+A lease lasts ``lease_s`` and is extended by heartbeats until it is settled (:mod:`.leases`); a worker
+that dies stops extending, and the server gives the slice to another.
 """
 
 from __future__ import annotations
@@ -14,22 +14,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
-import orjson
-
-from explorer_mq.bus.connection import Bus, JetStreamError, Msg
-from explorer_mq.bus.objects import get_object, put_object
+from explorer_mq.bus.connection import Bus, Msg
+from explorer_mq.bus.leases import OBJECT_HEADER, Lease, LeaseKeeper
+from explorer_mq.bus.objects import put_object
 from explorer_mq.bus.publisher import ATOMIC_LIMIT, OutMessage, Publisher, publish_atomic
 from explorer_mq.bus.puller import HEARTBEAT_S, Puller
-from explorer_mq_schemas.errors import BusUnavailable, ContractError, NotFound
-from explorer_mq_schemas.messages import ObjectRef
-from explorer_mq_schemas.subjects import Lane, SliceKey
+from explorer_mq_schemas.errors import BusUnavailable, ContractError
+from explorer_mq_schemas.subjects import Lane
 from explorer_mq_schemas.tasks import Slice
 
 logger = logging.getLogger(__name__)
 
-_NS = 1_000_000_000
 _HEADER_ROOM_BYTES = 4 << 10
-_OBJECT_HEADER = "Exmq-Object"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,18 +53,26 @@ class TaskQueue:
             messages = [await self._message(one) for one in slices[start : start + ATOMIC_LIMIT]]
             await publish_atomic(self._bus, messages)
 
-    async def queued(self, batch: str) -> set[SliceKey]:
-        """Slices of ``batch`` that are queued or under a lease."""
+    async def queued(self) -> dict[str, set[tuple[int, int]]]:
+        """Slices that are queued or under a lease: task and slice numbers by batch.
+
+        Subjects that name no slice are left to the worker that will set them aside.
+        """
         names = self._bus.names
-        found: set[SliceKey] = set()
+        found: dict[str, set[tuple[int, int]]] = {}
         offset = 0
         while True:
             info = await self._bus.api(
                 f"STREAM.INFO.{names.tasks_stream}",
-                {"subjects_filter": names.batch_tasks(batch), "offset": offset},
+                {"subjects_filter": names.all_tasks, "offset": offset},
             )
             subjects = info["state"].get("subjects") or {}
-            found.update(names.parse_slice(subject) for subject in subjects)
+            for subject in subjects:
+                try:
+                    key = names.parse_slice(subject)
+                except ContractError:
+                    continue
+                found.setdefault(key.batch, set()).add((key.task, key.slice))
             offset += len(subjects)
             if not subjects or offset >= int(info.get("total", 0)):
                 return found
@@ -97,69 +101,9 @@ class TaskQueue:
         if len(body) + _HEADER_ROOM_BYTES > self._bus.max_payload_bytes:
             prefix = names.object(one.batch, "task", str(one.task_number), str(one.number))
             ref = await put_object(self._publisher, prefix, body)
-            headers[_OBJECT_HEADER] = "1"
+            headers[OBJECT_HEADER] = "1"
             body = ref.encode()
         return OutMessage(names.task(one.task.pool, one.lane, one.key), body, headers)
-
-
-class Lease:
-    """One delivered slice until it is settled.
-
-    ``slice`` is None for a message that breaks the contract; ``error`` then says why. ``delivery``
-    counts how often the server has given this slice out.
-    """
-
-    def __init__(self, bus: Bus, message: Msg, source: TaskSource) -> None:
-        self._bus = bus
-        self._source = source
-        self._reply = message.reply
-        self.subject = message.subject
-        self.raw = message.data
-        self.is_object = bool(message.headers and _OBJECT_HEADER in message.headers)
-        self.delivery = int(message.reply.split(".")[4])
-        self.slice: Slice | None = None
-        self.key: SliceKey | None = None
-        self.error: ContractError | None = None
-
-    async def open(self) -> None:
-        """Parse the message; never raises for what it holds."""
-        try:
-            self.key = self._bus.names.parse_slice(self.subject)
-            body: bytes | bytearray = self.raw
-            if self.is_object:
-                ref = ObjectRef.decode(self.raw)
-                body = await get_object(self._bus, self._bus.names.results_stream, ref)
-            self.slice = Slice.decode(body)
-            if self.slice.key != self.key:
-                self.slice = None
-                raise ContractError(f"slice on {self.subject} names another: {self.key}")
-        except NotFound as error:
-            self.error = ContractError(str(error))
-        except ContractError as error:
-            self.error = error
-
-    async def ack(self) -> None:
-        """Done: the slice leaves the queue. Only after its result is stored."""
-        await self._settle(b"+ACK")
-
-    async def hand_back(self, delay_s: float = 0.0) -> None:
-        """Let another worker have it, ``delay_s`` from now."""
-        body = b"-NAK"
-        if delay_s > 0:
-            body += b" " + orjson.dumps({"delay": int(delay_s * _NS)})
-        await self._settle(body)
-
-    async def terminate(self, reason: str) -> None:
-        """Remove it without a result; the reason shows in the server's advisory."""
-        await self._settle(b"+TERM " + reason.encode()[:200])
-
-    async def extend(self) -> None:
-        """Start the lease anew."""
-        await self._bus.publish(self._reply, b"+WPI")
-
-    async def _settle(self, verb: bytes) -> None:
-        self._source.forget(self)
-        await self._bus.publish(self._reply, verb)
 
 
 class TaskSource:
@@ -171,7 +115,7 @@ class TaskSource:
 
     def __init__(self, bus: Bus, pools: Sequence[str], *, lease_s: float) -> None:
         self._bus = bus
-        self._lease_s = lease_s
+        self._keeper = LeaseKeeper(bus, lease_s=lease_s)
         names = bus.names
         self._pulls = [
             Puller(
@@ -186,7 +130,6 @@ class TaskSource:
         ]
         self._credits = 0
         self._waiting: dict[Lane, deque[Lease]] = {lane: deque() for lane in Lane}
-        self._held: set[Lease] = set()
         self._arrived = asyncio.Event()
         self._wake = asyncio.Event()
         self._renew = False
@@ -199,19 +142,23 @@ class TaskSource:
             await pull.open()
         self._tasks = [
             asyncio.create_task(self._pull_loop(), name="task source pulls"),
-            asyncio.create_task(self._extend_loop(), name="task source leases"),
+            asyncio.create_task(self._keeper.run(), name="task source leases"),
         ]
 
-    async def close(self) -> None:
-        """Stop pulling and hand back what was not taken; taken leases stay with their takers."""
+    async def close(self) -> list[Lease]:
+        """Stop pulling; returns the leases nobody took, to be handed back by the caller.
+
+        Taken leases stay with their takers.
+        """
         self._forget_reconnect()
         for task in self._tasks[:1]:
             task.cancel()
         for pull in self._pulls:
             await pull.close()
+        left = [lease for lane in Lane for lease in self._waiting[lane]]
         for lane in Lane:
-            while self._waiting[lane]:
-                await self._waiting[lane].popleft().hand_back()
+            self._waiting[lane].clear()
+        return left
 
     async def stop_extending(self) -> None:
         """End the heartbeats of taken leases; the last step of a worker."""
@@ -221,8 +168,13 @@ class TaskSource:
 
     @property
     def held(self) -> int:
-        """Leases that are not settled."""
-        return len(self._held)
+        """Leases that are neither settled nor lost."""
+        return self._keeper.held
+
+    @property
+    def lost(self) -> int:
+        """Leases that ran out while they were held here."""
+        return self._keeper.lost
 
     def add_credits(self, count: int) -> None:
         """``count`` more slots are free."""
@@ -232,31 +184,39 @@ class TaskSource:
     async def take(self) -> Lease:
         """The next lease, parsed; uses one credit."""
         while True:
-            for lane in Lane:
-                if self._credits > 0 and self._waiting[lane]:
-                    self._credits -= 1
-                    lease = self._waiting[lane].popleft()
-                    await lease.open()
-                    return lease
+            lease = self._next() if self._credits > 0 else None
+            if lease is not None:
+                self._credits -= 1
+                await lease.open()
+                return lease
             self._arrived.clear()
             await self._arrived.wait()
 
     def receive(self, message: Msg, lane: Lane) -> None:
         """A slice arrived on ``lane``."""
-        lease = Lease(self._bus, message, self)
-        self._held.add(lease)
+        lease = Lease(self._bus, message, self._keeper)
+        self._keeper.hold(lease)
         self._waiting[lane].append(lease)
         self._arrived.set()
 
     def forget(self, lease: Lease) -> None:
-        """``lease`` is settled: no more heartbeats."""
-        self._held.discard(lease)
+        """No more heartbeats for ``lease``."""
+        self._keeper.forget(lease)
 
     def wake(self, *, renew: bool = False) -> None:
         """Look again at what should be pulled; with ``renew`` all requests are made anew."""
         self._renew = self._renew or renew
         self._wake.set()
         self._arrived.set()
+
+    def _next(self) -> Lease | None:
+        """The first lease that waits, urgent ones before others; those lost by now are dropped."""
+        for lane in Lane:
+            while self._waiting[lane]:
+                lease = self._waiting[lane].popleft()
+                if not lease.is_lost:
+                    return lease
+        return None
 
     async def _pull_loop(self) -> None:
         while True:
@@ -285,18 +245,3 @@ class TaskSource:
         free = self._credits - waiting
         for pull in self._pulls:
             await pull.ask(free - pull.outstanding)
-
-    async def _extend_loop(self) -> None:
-        """One sweep for all leases, three times per lease time."""
-        never = asyncio.Event()
-        while True:
-            try:
-                async with asyncio.timeout(self._lease_s / 3):
-                    await never.wait()
-            except TimeoutError:
-                pass
-            for lease in list(self._held):
-                try:
-                    await lease.extend()
-                except (BusUnavailable, JetStreamError) as error:
-                    logger.warning("lease of %s not extended: %s", lease.subject, error)

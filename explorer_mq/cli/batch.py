@@ -59,7 +59,7 @@ def _row(view: dict[str, Any]) -> tuple[Any, ...]:
         view["batch_id"],
         view["batch_type"],
         view["state"],
-        view.get("finished_task_count") if tasks is None else f"{settled}/{tasks}",
+        f"{view['finished_task_count'] if settled is None else settled}/{tasks}",
         None if runs is None else f"{done}/{runs}",
         view.get("failed_runs"),
         view.get("experiences"),
@@ -85,10 +85,33 @@ def _wait(invocation: Invocation) -> int:
     return exit_code(view)
 
 
+def _finalize(invocation: Invocation) -> int:
+    options = invocation.options
+    batch_id = parse_batch_id(options.batch)
+
+    async def finalize() -> dict[str, Any]:
+        from explorer_mq.coordinator_actor import CoordinatorHandle
+
+        async with connected(invocation.settings) as bus:
+            handle = CoordinatorHandle(bus)
+            found = await handle.finalize(batch_id, timeout=options.timeout_s)
+            return found.model_dump(mode="json")
+
+    view = run_async(invocation, finalize())
+    describe(view, as_json=options.json)
+    return exit_code(view)
+
+
 def _abort(invocation: Invocation) -> int:
     options = invocation.options
     batch_id = parse_batch_id(options.batch)
-    result = ask(invocation, "abort_batch", batch_id=batch_id, reason=options.reason)
+    result = ask(
+        invocation,
+        "abort_batch",
+        batch_id=batch_id,
+        reason=options.reason,
+        keep_partial_results=options.keep_partial,
+    )
     if result is None:
         view = ask(invocation, "batch", batch_id=batch_id)
         state = view["state"]
@@ -119,6 +142,9 @@ def _wait_arguments(parser: argparse.ArgumentParser) -> None:
 def _abort_arguments(parser: argparse.ArgumentParser) -> None:
     _show_arguments(parser)
     parser.add_argument("--reason", required=True, help="why; kept in the journal")
+    parser.add_argument(
+        "--keep-partial", action="store_true", help="hand the completed runs to the trainers first"
+    )
 
 
 def seconds(text: str) -> float:
@@ -148,6 +174,13 @@ COMMANDS = (
         name="batch wait",
         summary="wait until a batch is closed; exit 1 if runs failed",
         run=_wait,
+        sections=("nats",),
+        arguments=_wait_arguments,
+    ),
+    Command(
+        name="batch finalize",
+        summary="close a batch as soon as it may and hand it to the trainers",
+        run=_finalize,
         sections=("nats",),
         arguments=_wait_arguments,
     ),

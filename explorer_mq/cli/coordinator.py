@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+
 from explorer_mq.cli.command import Command, Invocation
 
 
@@ -10,7 +12,15 @@ def _coordinator(invocation: Invocation) -> int:
     from explorer_mq.logs import configure_logging
 
     configure_logging(invocation.settings.log)
-    return run_coordinator(invocation.settings)
+    return run_coordinator(invocation.settings, standby=invocation.options.standby)
+
+
+def _arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--standby",
+        action="store_true",
+        help="wait until the run's coordinator ends, then take over",
+    )
 
 
 COMMANDS = (
@@ -19,5 +29,6 @@ COMMANDS = (
         summary="run the coordinator of a run",
         run=_coordinator,
         sections=("nats", "streams", "scheduler", "log"),
+        arguments=_arguments,
     ),
 )

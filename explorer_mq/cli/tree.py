@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from explorer_mq.cli import (
     batch,
+    chaos,
     config,
     coordinator,
     demo,
@@ -16,6 +17,7 @@ from explorer_mq.cli import (
     status,
     submit,
     up,
+    why,
     worker,
 )
 from explorer_mq.cli.command import Command
@@ -24,8 +26,8 @@ from explorer_mq_schemas.errors import ConfigError
 GROUPS: tuple[tuple[str, tuple[Command, ...]], ...] = (
     ("start", (*demo.COMMANDS, *up.COMMANDS, *nats.COMMANDS, *coordinator.COMMANDS, worker.RUN)),
     ("work", (*submit.COMMANDS, *batch.COMMANDS)),
-    ("look", (*status.COMMANDS, worker.LS)),
-    ("settings", (*doctor.COMMANDS, *config.COMMANDS)),
+    ("look", (*status.COMMANDS, *why.COMMANDS, worker.LS)),
+    ("settings", (*doctor.COMMANDS, *chaos.COMMANDS, *config.COMMANDS)),
 )
 COMMANDS = {command.name: command for _, group in GROUPS for command in group}
 

@@ -14,20 +14,21 @@ time only, so the effects that a crash swallowed come out again; each is idempot
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import NamedTuple
 
 from explorer_mq.core.grouping import each_task, shape_of, slices_per_task
 from explorer_mq.core.ranges import contains, to_ranges
-from explorer_mq.core.records import Report, SliceNeed, TaskRecord, awaited
+from explorer_mq.core.records import Report, SliceNeed, TaskWrapper, awaited, due_at
 from explorer_mq.core.table import Table
 from explorer_mq_schemas.batches import BatchLifecycleState as Phase
 from explorer_mq_schemas.journal import (
     Aborted,
+    BatchEntry,
+    CloseReason,
     Finalized,
     Finalizing,
-    JournalEntry,
     Running,
     Submitting,
 )
@@ -41,16 +42,13 @@ LEGAL_MOVES: dict[Phase, tuple[Phase, ...]] = {
 }
 """Every move a batch can make; the README's diagram is generated from it."""
 
-CloseReason = Literal["complete", "enough", "deadline"]
-
 
 @dataclass(frozen=True, slots=True)
 class ResultArrived:
-    """The result stream holds ``report`` for ``task``; ``at`` is the stream's Unix time."""
+    """The result stream holds ``report`` for ``task``."""
 
     task: int
     report: Report
-    at: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +64,13 @@ class FinalizeWithdrawn:
 
 
 @dataclass(frozen=True, slots=True)
+class RetryQueued:
+    """These slices, by task and number, are in the queue; a crash forgets that."""
+
+    slices: frozenset[tuple[int, int]]
+
+
+@dataclass(frozen=True, slots=True)
 class LateRemoved:
     """These late results are gone from the stream."""
 
@@ -76,6 +81,7 @@ Event = (
     ResultArrived
     | FinalizeRequested
     | FinalizeWithdrawn
+    | RetryQueued
     | LateRemoved
     | Running
     | Finalizing
@@ -84,22 +90,31 @@ Event = (
 )
 
 
+class Retry(NamedTuple):
+    """Missing runs of ``task`` that go out again as slice ``number``, at Unix time ``due_at``."""
+
+    task: int
+    number: int
+    due_at: float
+
+
 @dataclass(frozen=True, slots=True)
 class BatchState:
     """Everything known about one batch; a value.
 
     ``settled`` counts tasks that need no further result, ``completed_runs`` and ``experiences``
-    what accepted results yielded. ``enough_at`` is when ``min_wait_num`` tasks were settled. ``late``
-    holds sequences of results that came too late and are still to be removed.
+    what accepted results yielded. ``retries`` are those not in the queue yet. ``enough_at`` is when
+    ``min_wait_num`` tasks were settled. ``late`` holds
+    sequences of results that came too late and are still to be removed.
     """
 
     opening: Submitting
-    tasks: Table[TaskRecord]
+    tasks: Table[TaskWrapper]
     phase: Phase = Phase.PENDING
     settled: int = 0
     completed_runs: int = 0
     experiences: int = 0
-    retries: frozenset[tuple[int, int]] = frozenset()
+    retries: frozenset[Retry] = frozenset()
     enough_at: float | None = None
     requested: bool = False
     requested_until: float | None = None
@@ -112,6 +127,11 @@ class BatchState:
     def batch(self) -> int | str:
         """The id as the user gave it."""
         return self.opening.batch
+
+    @property
+    def task_count(self) -> int:
+        """Tasks the batch has."""
+        return sum(group.count for group in self.opening.groups)
 
     @property
     def total_runs(self) -> int:
@@ -153,7 +173,7 @@ class Close:
 
 @dataclass(frozen=True, slots=True)
 class Deliver:
-    """Publish the training batch, clean the queue, then journal ``finalized``."""
+    """Publish the training batch, clean the queue, then journal the end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +207,9 @@ def evolve(state: BatchState, event: Event) -> BatchState:
             return replace(state, requested=True, requested_until=deadline_at)
         case FinalizeWithdrawn():
             return replace(state, requested=False, requested_until=None)
+        case RetryQueued(slices):
+            waiting = {retry for retry in state.retries if retry[:2] not in slices}
+            return replace(state, retries=frozenset(waiting))
         case LateRemoved(seqs):
             return replace(state, late=state.late - seqs)
         case Running():
@@ -214,13 +237,19 @@ def decide(state: BatchState, now: float) -> tuple[Effect, ...]:
     return tuple(effects)
 
 
-def next_wake(state: BatchState) -> float | None:
-    """When ``decide`` may say something new although nothing happened; None: only events matter."""
-    if state.phase is not Phase.RUNNING or not (state.requested or state.opening.auto_finalize):
+def next_wake(state: BatchState, now: float) -> float | None:
+    """When after ``now`` ``decide`` may say something new although nothing happened.
+
+    None: only events matter.
+    """
+    if state.phase is not Phase.RUNNING:
         return None
-    if state.enough_at is None:
-        return state.deadline_at
-    return min(state.deadline_at, state.enough_at + state.opening.grace_s)
+    times = [retry.due_at for retry in state.retries]
+    if state.requested or state.opening.auto_finalize:
+        times.append(state.deadline_at)
+        if state.enough_at is not None:
+            times.append(state.enough_at + state.opening.grace_s)
+    return min((time for time in times if time > now), default=None)
 
 
 def close_reason(state: BatchState, now: float) -> CloseReason | None:
@@ -231,7 +260,7 @@ def close_reason(state: BatchState, now: float) -> CloseReason | None:
     train batch needs ``min_wait_num`` settled tasks, or any completed run with ``return_partial``.
     """
     opening = state.opening
-    if state.settled == state.tasks.size:
+    if state.settled == state.task_count:
         return "complete"
     enough = opening.min_wait_num is not None and state.settled >= opening.min_wait_num
     if state.enough_at is not None and now >= state.enough_at + opening.grace_s:
@@ -254,23 +283,25 @@ def expired(state: BatchState, now: float) -> bool:
 def needs_of(state: BatchState, task: int) -> tuple[SliceNeed, ...]:
     """Slices of ``task`` whose results are awaited."""
     repeat, per_slice = shape_of(state.opening.groups, task)
-    reports = (state.tasks.get(task) or TaskRecord()).reports
+    reports = (state.tasks.get(task) or TaskWrapper()).reports
     return awaited(reports, repeat, per_slice, state.opening.max_attempts)
 
 
 def open_needs(state: BatchState) -> Iterator[tuple[int, SliceNeed]]:
     """Task number and need of every slice of the batch that is awaited, in task order."""
     for task, repeat, per_slice in each_task(state.opening.groups):
-        reports = (state.tasks.get(task) or TaskRecord()).reports
+        reports = (state.tasks.get(task) or TaskWrapper()).reports
         for need in awaited(reports, repeat, per_slice, state.opening.max_attempts):
             yield task, need
 
 
 def replay(
-    entries: Iterable[JournalEntry], results: Iterable[tuple[str, ResultArrived]]
+    entries: Iterable[BatchEntry],
+    results: Iterable[tuple[str, ResultArrived]],
+    states: Mapping[str, BatchState] | None = None,
 ) -> dict[str, BatchState]:
-    """State of every batch the journal knows, by id text, from its entries and the results."""
-    states: dict[str, BatchState] = {}
+    """State of every batch, by id text, from journal entries and results; ``states`` came before."""
+    states = dict(states or {})
     for entry in entries:
         name = str(entry.batch)
         if isinstance(entry, Submitting):
@@ -294,13 +325,13 @@ def _merge_result(state: BatchState, event: ResultArrived) -> BatchState:
             return _note_late(state, {seq})
         if state.outcome is not None:
             return state
-    if not 0 <= event.task < state.tasks.size:
+    if not 0 <= event.task < state.task_count:
         return _note_late(state, {seq})
     return _merge_report(state, event)
 
 
 def _merge_report(state: BatchState, event: ResultArrived) -> BatchState:
-    before = state.tasks.get(event.task) or TaskRecord()
+    before = state.tasks.get(event.task) or TaskWrapper()
     after = before.merge(event.report)
     if after is before:
         return state
@@ -311,16 +342,28 @@ def _merge_report(state: BatchState, event: ResultArrived) -> BatchState:
     now = awaited(after.reports, repeat, per_slice, opening.max_attempts)
     settled = state.settled + (not now) - (not was)
     reached = opening.min_wait_num is not None and settled >= opening.min_wait_num
-    retries = {(event.task, need.number) for need in now if need.number >= initial}
-    old_retries = {(event.task, need.number) for need in was if need.number >= initial}
+    after_retries = _retries(opening, event.task, now, initial)
+    before_retries = _retries(opening, event.task, was, initial)
+    at = event.report.at
     return replace(
         state,
         tasks=state.tasks.set(event.task, after),
         settled=settled,
         completed_runs=state.completed_runs + after.completed_runs - before.completed_runs,
         experiences=state.experiences + after.experiences - before.experiences,
-        retries=(state.retries - old_retries) | retries,
-        enough_at=event.at if reached and state.enough_at is None else state.enough_at,
+        retries=(state.retries - (before_retries - after_retries))
+        | (after_retries - before_retries),
+        enough_at=at if reached and state.enough_at is None else state.enough_at,
+    )
+
+
+def _retries(
+    opening: Submitting, task: int, needs: Sequence[SliceNeed], initial: int
+) -> frozenset[Retry]:
+    return frozenset(
+        Retry(task, need.number, due_at(opening, task, need))
+        for need in needs
+        if need.number >= initial
     )
 
 
@@ -344,36 +387,34 @@ def _close(state: BatchState, entry: Finalizing) -> BatchState:
 
 
 def _finish(state: BatchState, entry: Finalized) -> BatchState:
-    """Only the outcome is kept: the table's content is in the training batch and its metrics."""
     if Phase.FINALIZED not in LEGAL_MOVES[state.phase]:
         return state
+    return _end(state, Phase.FINALIZED, entry)
+
+
+def _abort(state: BatchState, entry: Aborted) -> BatchState:
+    """Unless the batch was closed to be delivered first, what it held is late."""
+    if Phase.ABORTED not in LEGAL_MOVES[state.phase]:
+        return state
+    if state.closing is not None:
+        return _end(state, Phase.ABORTED, entry)
+    held = {report.seq for _, record in state.tasks.items() for report in record.reports}
+    return _note_late(_end(state, Phase.ABORTED, entry), held)
+
+
+def _end(state: BatchState, phase: Phase, entry: Finalized | Aborted) -> BatchState:
+    """Only the outcome is kept: the table's content is in the training batch and its metrics."""
     return replace(
         state,
-        phase=Phase.FINALIZED,
+        opening=state.opening.model_copy(update={"inline": ""}),
+        phase=phase,
         outcome=entry,
-        tasks=Table.empty(state.tasks.size),
+        tasks=Table.empty(0),
+        retries=frozenset(),
         settled=entry.finished_task_count,
         completed_runs=entry.completed_runs,
         experiences=entry.experiences,
     )
-
-
-def _abort(state: BatchState, entry: Aborted) -> BatchState:
-    if Phase.ABORTED not in LEGAL_MOVES[state.phase]:
-        return state
-    held = {report.seq for _, record in state.tasks.items() for report in record.reports}
-    aborted = replace(
-        state,
-        phase=Phase.ABORTED,
-        outcome=entry,
-        tasks=Table.empty(state.tasks.size),
-        closing=None,
-        retries=frozenset(),
-        settled=entry.finished_task_count,
-        completed_runs=0,
-        experiences=0,
-    )
-    return _note_late(aborted, held)
 
 
 def _without(state: BatchState, seqs: set[int]) -> BatchState:
@@ -394,11 +435,12 @@ def _decide_running(state: BatchState, now: float) -> Sequence[Effect]:
             return [Close(_closing_entry(state, reason))]
         if state.opening.auto_finalize and expired(state, now):
             return [Abort(_expiry_text(state))]
+    due = sorted(retry for retry in state.retries if retry.due_at <= now)
     return [
-        PublishRetry(task, need)
-        for task in sorted({task for task, _ in state.retries})
-        for need in needs_of(state, task)
-        if (task, need.number) in state.retries
+        PublishRetry(retry.task, need)
+        for retry in due
+        for need in needs_of(state, retry.task)
+        if need.number == retry.number
     ]
 
 
@@ -406,21 +448,40 @@ def _closing_entry(state: BatchState, reason: CloseReason) -> Finalizing:
     seqs = (
         report.seq
         for index, record in state.tasks.items()
-        if reason == "complete" or _belongs(state, index, record)
+        if reason == "complete"
+        or not needs_of(state, index)
+        or (state.opening.return_partial and record.completed_runs > 0)
         for report in record.reports
     )
     return Finalizing(batch=state.batch, results=to_ranges(seqs), reason=reason)
 
 
-def _belongs(state: BatchState, task: int, record: TaskRecord) -> bool:
-    """A task of an incomplete batch is delivered if settled, or partial and that was asked for."""
-    if not needs_of(state, task):
-        return True
-    return state.opening.return_partial and record.completed_runs > 0
+def collect_entry(state: BatchState, tasks: Collection[int]) -> Finalizing:
+    """The entry that closes a batch of which the scheduler's caller has taken ``tasks``."""
+    seqs = (
+        report.seq
+        for index, record in state.tasks.items()
+        if index in tasks
+        for report in record.reports
+    )
+    return Finalizing(batch=state.batch, results=to_ranges(seqs), reason="collected")
+
+
+def abort_entry(state: BatchState, reason: str) -> Finalizing:
+    """The entry that closes a batch which is given up, keeping every task with a completed run."""
+    seqs = (
+        report.seq
+        for _, record in state.tasks.items()
+        if record.completed_runs
+        for report in record.reports
+    )
+    return Finalizing(
+        batch=state.batch, results=to_ranges(seqs), reason="aborted", abort_reason=reason
+    )
 
 
 def _expiry_text(state: BatchState) -> str:
     return (
         f"deadline of {state.opening.deadline_s:g} s passed with {state.settled} of "
-        f"{state.tasks.size} tasks settled"
+        f"{state.task_count} tasks settled"
     )

@@ -19,6 +19,17 @@ def to_ranges(numbers: Iterable[int]) -> Ranges:
     return tuple(ranges)
 
 
+def union(*parts: Sequence[tuple[int, int]]) -> Ranges:
+    """The fewest inclusive ranges that hold what any of ``parts`` holds."""
+    merged: list[tuple[int, int]] = []
+    for low, high in sorted(bounds for part in parts for bounds in part):
+        if merged and low <= merged[-1][1] + 1:
+            merged[-1] = (merged[-1][0], max(high, merged[-1][1]))
+        else:
+            merged.append((low, high))
+    return tuple(merged)
+
+
 def contains(ranges: Sequence[tuple[int, int]], number: int) -> bool:
     """Whether one of the sorted ``ranges`` holds ``number``."""
     place = bisect_right(ranges, number, key=lambda bounds: bounds[0]) - 1

@@ -6,7 +6,7 @@ and the list of blocks keeps an event at about a microsecond up to 100,000 entri
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -26,6 +26,18 @@ class Table(Generic[T]):
     def empty(cls, size: int) -> Table[T]:
         """A table without entries."""
         return cls(size, (None,) * -(-size // _BLOCK))
+
+    @classmethod
+    def of(cls, size: int, entries: Mapping[int, T]) -> Table[T]:
+        """A table with these entries by index, made at once."""
+        blocks: list[list[T | None] | None] = [None] * -(-size // _BLOCK)
+        for index, value in entries.items():
+            which, place = divmod(index, _BLOCK)
+            block = blocks[which]
+            if block is None:
+                block = blocks[which] = [None] * _BLOCK
+            block[place] = value
+        return cls(size, tuple(None if block is None else tuple(block) for block in blocks))
 
     def get(self, index: int) -> T | None:
         """Entry ``index``, None where nothing was set.

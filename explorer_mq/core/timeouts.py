@@ -18,8 +18,9 @@ Durations = Mapping[int, tuple[int, float]]
 
 @dataclass(frozen=True, slots=True)
 class TimeoutHistory:
-    """Durations of the newest batches of each kind, oldest first; ``steps`` counts train batches
-    that were observed to their end.
+    """Durations of the newest batches of each kind, oldest first.
+
+    ``steps`` counts train batches that were observed to their end.
     """
 
     window: int

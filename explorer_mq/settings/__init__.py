@@ -10,6 +10,7 @@ from explorer_mq.settings.engines import EngineSettings, SyntheticSettings, Vllm
 from explorer_mq.settings.load import load_settings, sources
 from explorer_mq.settings.model import (
     DemoSettings,
+    DynamicTimeoutSettings,
     LogSettings,
     NatsSettings,
     SchedulerSettings,
@@ -23,6 +24,7 @@ from explorer_mq.settings.model import (
 
 __all__ = [
     "DemoSettings",
+    "DynamicTimeoutSettings",
     "EngineSettings",
     "LogSettings",
     "NatsSettings",

@@ -56,12 +56,21 @@ class TrainBatchManifest(Message):
 
 
 class BatchResult(Message):
-    """What finalize and ``get_batch_result`` return."""
+    """What finalize and ``get_batch_result`` return.
+
+    ``tasks`` and ``runs`` were asked for; ``finished_task_count`` tasks have a status,
+    ``completed_runs`` yielded ``experiences``. ``late_results`` came after the close and were removed.
+    """
 
     batch_id: int | str
     batch_type: BatchType
     state: BatchLifecycleState
     finished_task_count: int
+    tasks: int = 0
+    runs: int = 0
+    completed_runs: int = 0
+    experiences: int = 0
+    late_results: int = 0
     metrics: dict[str, float] = Field(default_factory=dict)
     reason: str = ""
 
@@ -78,6 +87,7 @@ class BatchView(Message):
     completed_runs: int
     failed_runs: int
     experiences: int
+    late_results: int = 0
     submitted_at: float
     deadline_at: float | None = None
     reason: str = ""

@@ -47,8 +47,9 @@ class Claim(Message):
 
 
 class Claims(Message):
-    """What a worker took since its last message, sent at once: beats alone would come too late
-    for the slices of a worker that is killed right after it took them.
+    """What a worker took since its last message, sent at once.
+
+    Beats alone would come too late for a worker that is killed right after it took its slices.
     """
 
     worker: str

@@ -38,10 +38,13 @@ class _Entry(Message):
 class Submitting(_Entry):
     """The batch exists: its tasks are stored and will reach the queue.
 
+    With ``collected`` the scheduler's caller takes the results itself: no training batch is made.
+
     They are JSON lines, one task a line: in ``inline`` when short, else as the object ``tasks``.
     ``results_seq`` is the last sequence of the result stream before the batch: its results follow.
     ``at`` is Unix time in seconds on the server's clock; ``deadline_s`` counts from it.
-    ``max_attempts`` limits each run. ``grace_s`` is how long stragglers are waited for once
+    ``max_attempts`` limits each run; the pause before a retry is ``retry_first_s``, doubled with each
+    attempt up to ``retry_longest_s``. ``grace_s`` is how long stragglers are waited for once
     ``min_wait_num`` tasks are settled. With ``return_partial`` the deadline delivers what is there.
     """
 
@@ -54,11 +57,15 @@ class Submitting(_Entry):
     results_seq: int = Field(ge=0)
     deadline_s: float = Field(gt=0)
     timeout_s: float = Field(gt=0)
+    stall_timeout_s: float | None = Field(default=None, gt=0)
     max_attempts: int = Field(ge=1)
+    retry_first_s: float = Field(default=0.5, ge=0)
+    retry_longest_s: float = Field(default=30.0, ge=0)
     min_wait_num: int | None = None
     grace_s: float = 30.0
     return_partial: bool = False
     auto_finalize: bool = False
+    collected: bool = False
 
 
 class Running(_Entry):
@@ -67,20 +74,30 @@ class Running(_Entry):
     entry: Literal["running"] = "running"
 
 
+CloseReason = Literal["complete", "enough", "deadline", "collected", "aborted"]
+
+
 class Finalizing(_Entry):
     """The batch is closed; exactly the results in ``results`` belong to it.
 
     ``results`` are inclusive ranges of sequences of the result stream. ``reason`` is ``complete``,
-    ``enough`` (min_wait_num reached and the grace time over) or ``deadline``.
+    ``enough`` (min_wait_num reached and the grace time over), ``deadline``, ``collected`` (the
+    scheduler's caller has taken the results) or ``aborted``: what is there is delivered, and the
+    batch then ends as aborted for ``abort_reason``.
     """
 
     entry: Literal["finalizing"] = "finalizing"
     results: tuple[tuple[int, int], ...]
-    reason: Literal["complete", "enough", "deadline"]
+    reason: CloseReason
+    abort_reason: str = ""
 
 
 class Finalized(_Entry):
-    """The batch is done: its training batch (if any) is published, its metrics are known."""
+    """The batch is done: its training batch (if any) is published, its metrics are known.
+
+    ``durations`` holds, by number of runs in a slice, how many attempts succeeded and their seconds
+    in all.
+    """
 
     entry: Literal["finalized"] = "finalized"
     batch_type: BatchType
@@ -89,20 +106,39 @@ class Finalized(_Entry):
     experiences: int
     metrics: dict[str, float]
     manifest_seq: int | None = None
+    durations: dict[int, tuple[int, float]] = Field(default_factory=dict)
 
 
 class Aborted(_Entry):
-    """The batch was given up; its results are not delivered."""
+    """The batch was given up; only what ``finalizing`` named before is delivered, if anything."""
 
     entry: Literal["aborted"] = "aborted"
     batch_type: BatchType
     reason: str
     finished_task_count: int = 0
+    completed_runs: int = 0
+    experiences: int = 0
+    metrics: dict[str, float] = Field(default_factory=dict)
+    manifest_seq: int | None = None
 
 
-JournalEntry = Annotated[
-    Submitting | Running | Finalizing | Finalized | Aborted, Field(discriminator="entry")
-]
+class Snapshot(Message):
+    """All state as of journal sequence ``journal_seq`` and result sequence ``results_seq``.
+
+    It replaces every entry up to ``journal_seq``; replay goes on right after it.
+    """
+
+    entry: Literal["snapshot"] = "snapshot"
+    state: ObjectRef
+    journal_seq: int = Field(ge=0)
+    results_seq: int = Field(ge=0)
+
+    def _wire_fields(self) -> dict[str, Any]:
+        return {**super()._wire_fields(), "entry": self.entry}
+
+
+BatchEntry = Submitting | Running | Finalizing | Finalized | Aborted
+JournalEntry = Annotated[BatchEntry | Snapshot, Field(discriminator="entry")]
 _ADAPTER: TypeAdapter[JournalEntry] = TypeAdapter(JournalEntry)
 
 

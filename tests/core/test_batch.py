@@ -17,6 +17,7 @@ from explorer_mq.core.batch import (
     PublishTasks,
     RemoveLate,
     ResultArrived,
+    RetryQueued,
     close_reason,
     decide,
     evolve,
@@ -58,14 +59,27 @@ def running(**changes):
     return evolve(open_batch(opening(**changes)), Running(batch=1))
 
 
-def report(number, seq, completed, attempt=1):
+def report(number, seq, completed, attempt=1, at=1001.0):
     return Report(
-        number, seq, tuple(completed), attempt, len(completed), 10, 1, 1, b"[]", "", "worker"
+        number=number,
+        seq=seq,
+        at=at,
+        completed=tuple(completed),
+        runs=PER_SLICE,
+        attempt=attempt,
+        seconds=1.0,
+        experiences=len(completed),
+        payload_bytes=10,
+        policy_version_min=1,
+        policy_version_max=1,
+        metrics_json=b"[]",
+        failure="",
+        worker="worker",
     )
 
 
 def arrive(state, task, number, seq, completed, attempt=1, at=1001.0):
-    return evolve(state, ResultArrived(task, report(number, seq, completed, attempt), at))
+    return evolve(state, ResultArrived(task, report(number, seq, completed, attempt, at)))
 
 
 def finish_all(state, start=1):
@@ -87,8 +101,7 @@ def arrivals(draw):
         events.append(
             ResultArrived(
                 draw(st.integers(0, TASKS - 1)),
-                report(number, seq, done, draw(st.integers(1, ATTEMPTS))),
-                1000.0 + seq,
+                report(number, seq, done, draw(st.integers(1, ATTEMPTS)), 1000.0 + seq),
             )
         )
     return events
@@ -116,7 +129,8 @@ def test_counters_agree_with_the_table(events):
     assert state.completed_runs == sum(r.completed_runs for r in records.values())
     assert state.settled == sum(not needs_of(state, task) for task in range(TASKS))
     awaited = {(task, need.number) for task, need in open_needs(state)}
-    assert state.retries <= awaited
+    asked = {retry[:2] for retry in state.retries}
+    assert asked == {(task, number) for task, number in awaited if number >= 3}
 
 
 @given(arrivals(), arrivals())
@@ -131,7 +145,7 @@ def test_closed_batch_never_changes_its_content(before, after):
     closed = evolve(state, close.entry)
     later = closed
     for event in after:
-        moved = replace(event, report=replace(event.report, seq=event.report.seq + 10_000))
+        moved = replace(event, report=event.report._replace(seq=event.report.seq + 10_000))
         later = evolve(later, moved)
     assert later.tasks == closed.tasks
     assert later.completed_runs == closed.completed_runs
@@ -149,7 +163,7 @@ def test_replay_from_streams_equals_the_live_state(events):
     entry = decide(live, 1001.0)[-1].entry
     live = evolve(live, entry)
     stored = [
-        ResultArrived(task, found, 1001.0)
+        ResultArrived(task, found)
         for task, record in live.tasks.items()
         for found in record.reports
     ]
@@ -183,12 +197,17 @@ def test_batch_runs_through_its_phases():
 
 def test_missing_runs_are_asked_for_in_a_new_slice():
     state = arrive(running(), 0, 0, 1, [1], attempt=1)
-    effects = decide(state, 1001.0)
+    due = next_wake(state, 1001.0)
+    assert 1001.25 <= due <= 1001.5
+    assert decide(state, due - 0.01) == ()
+    effects = decide(state, due)
     assert [(e.task, e.need.number, e.need.run_ids) for e in effects] == [(0, 3, (0,))]
     assert isinstance(effects[0], PublishRetry)
     assert effects[0].need.attempts_used == 1
+    queued = evolve(state, RetryQueued(frozenset({(0, 3)})))
+    assert (decide(queued, 2000.0), next_wake(queued, 2000.0)) == ((), None)
     state = arrive(state, 0, 3, 2, [], attempt=ATTEMPTS)
-    assert decide(state, 1001.0) == ()
+    assert decide(state, 2000.0) == ()
     assert [need.number for need in needs_of(state, 0)] == [1, 2]
 
 
@@ -232,13 +251,14 @@ def test_unsettled_tasks_stay_out_of_an_incomplete_batch():
 
 def test_wake_is_the_deadline_or_the_end_of_the_grace_time():
     state = running(min_wait_num=1)
-    assert next_wake(state) is None
+    assert next_wake(state, 1001.0) is None
     state = evolve(state, FinalizeRequested())
-    assert next_wake(state) == 1100.0
+    assert next_wake(state, 1001.0) == 1100.0
+    assert next_wake(state, 1100.0) is None
     for need in needs_of(state, 0):
         state = arrive(state, 0, need.number, need.number + 1, need.run_ids, at=1005.0)
-    assert next_wake(state) == 1035.0
-    assert next_wake(evolve(state, FinalizeRequested(1010.0))) == 1010.0
+    assert next_wake(state, 1005.0) == 1035.0
+    assert next_wake(evolve(state, FinalizeRequested(1010.0)), 1005.0) == 1010.0
 
 
 def test_aborted_batch_gives_up_its_results():

@@ -60,7 +60,7 @@ def test_every_reference_leads_somewhere():
 def test_addresses_and_streams_are_those_of_the_code():
     names, key = RunNames("r"), SliceKey("b", 1, 2)
     values = {"run": "r", "pool": "p", "lane": "urgent", "batch": "b", "task": 1, "slice": 2}
-    values |= {"part": 3, "version": 4, "chunk": 5, "worker": "w", "rest": "x.y"}
+    values |= {"part": 3, "version": 4, "chunk": 5, "worker": "w", "rest": "x.y", "kind": "k"}
     assert values.keys() == PARAMETERS.keys()
     wanted = {
         "tasks": (names.task("p", Lane.URGENT, key), names.tasks_stream),
@@ -74,6 +74,9 @@ def test_addresses_and_streams_are_those_of_the_code():
         "policy": (names.state("policy"), names.state_stream),
         "cancel": (names.cancel, ""),
         "beats": (names.beat("w"), ""),
+        "timeouts": (names.state("timeouts"), names.state_stream),
+        "claims": (names.claims("w"), ""),
+        "events": (names.event("k"), ""),
     }
     found = {
         name: (spec.address.format(**values), spec.stream.format(**values))

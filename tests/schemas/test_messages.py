@@ -16,9 +16,10 @@ from pydantic import ValidationError
 import explorer_mq_schemas
 from explorer_mq_schemas import errors, journal
 from explorer_mq_schemas.batches import BatchResult, BatchView, Parts, TrainBatchManifest
-from explorer_mq_schemas.beats import RunningSlice, WorkerBeat
+from explorer_mq_schemas.beats import Claim, Claims, RunningSlice, WorkerBeat
 from explorer_mq_schemas.cancel import Cancel
 from explorer_mq_schemas.errors import ContractError, InvalidRequest
+from explorer_mq_schemas.events import Event
 from explorer_mq_schemas.generate import MESSAGES
 from explorer_mq_schemas.ids import decode_token
 from explorer_mq_schemas.messages import ObjectRef
@@ -26,6 +27,7 @@ from explorer_mq_schemas.policy import PolicyAnnouncement
 from explorer_mq_schemas.results import Attempt, DeadLetter, Failure, Result
 from explorer_mq_schemas.subjects import RunNames
 from explorer_mq_schemas.tasks import GenerationConfig, Slice, Status, Task
+from explorer_mq_schemas.timeouts import AttemptTimeouts
 
 FAILURE = Failure(code="task", kind="ValueError", message="ü\n", traceback="line\n")
 REF = ObjectRef(prefix="exmq.r.object.b", chunks=2, bytes=9, sha256="0" * 64)
@@ -68,6 +70,9 @@ SAMPLES = [
         metrics=({"reward": 0.5},),
         object=REF,
     ),
+    Claims(worker="w", claims=(Claim(batch="b", task=0, slice=1, attempt=1, lease="$JS.ACK.x"),)),
+    Event(kind="stalled", at=1.5, text="nothing moves", cause="no_worker", remedy="start one"),
+    AttemptTimeouts(ratio=3.0, train={1: 2.5}),
     Slice(batch="7", task_number=1, number=0, run_ids=(0, 3), task=TASK, lane="urgent"),
     Status(completed_runs=0, total_runs=0),
     TrainBatchManifest(
@@ -111,6 +116,7 @@ ENTRIES = [
         metrics={"a": 0.1},
     ),
     journal.Aborted(batch=7, batch_type="eval", reason="asked"),
+    journal.Snapshot(state=REF, journal_seq=5, results_seq=9),
 ]
 named = pytest.mark.parametrize("message", SAMPLES, ids=lambda m: type(m).__name__)
 entries = pytest.mark.parametrize("entry", ENTRIES, ids=lambda m: type(m).__name__)

@@ -7,13 +7,17 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 EXTRA_INDEX := $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX),)
 
-.PHONY: demo test install lint clean
+.PHONY: demo test chaos install lint clean
 
 demo: $(STAMP)
 	$(BIN)/explorer-mq demo
 
 test: $(STAMP) lint
 	$(BIN)/python -m pytest
+
+# At least 200 kills of mixed kinds, 20,000 slices and 300 batches: some six minutes on two cores.
+chaos: $(STAMP)
+	$(BIN)/explorer-mq chaos --seconds 120 --kills 200 --batches 300 --slices 20000 --standby --json
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check .

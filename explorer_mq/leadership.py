@@ -41,6 +41,7 @@ class Leadership:
         self._state = RunState(bus)
         self._me = Leader(name=name, ping=bus.new_inbox(), since=bus.now(), ttl_s=ttl_s)
         self._revision = 0
+        self._told = False
         self._pings: Subscription | None = None
 
     async def acquire(self, *, standby: bool = False) -> None:
@@ -61,7 +62,8 @@ class Leadership:
 
         disconnects = await watch_disconnects(self._bus, hear)
         try:
-            while not await self._take(await self._state.read(LEADER_KEY)):
+            while not await self._take(held := await self._state.read(LEADER_KEY)):
+                self._say_waiting(held, standby=standby)
                 await self._outlast(gone, standby=standby)
                 gone.clear()
         finally:
@@ -97,6 +99,13 @@ class Leadership:
                 await self._state.swap(LEADER_KEY, b"", revision=revision)
             except TransientError as error:
                 logger.warning("leader lease not given up, it runs out by itself: %s", error)
+
+    def _say_waiting(self, held: Value, *, standby: bool) -> None:
+        if standby and held.data and not self._told:
+            self._told = True
+            logger.info(
+                "%s waits as standby; %s leads", self._me.name, Leader.decode(held.data).name
+            )
 
     async def _take(self, held: Value) -> bool:
         """Write the lease if nobody alive holds it."""

@@ -62,6 +62,7 @@ class Scheduler:
 
     def __init__(self, bus: Bus, settings: Settings, *, name: str = "") -> None:
         self._bus = bus
+        self.settings = settings
         self._settings = settings.scheduler
         self._pools = settings.worker.pools
         self._streams = RunStreams.over(bus)

@@ -93,7 +93,7 @@ class SchedulerHandle:
 
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
-        self._actor = ActorHandle(bus, ACTOR)
+        self._actor = ActorHandle(bus, ACTOR, command="coordinator")
 
     async def schedule(self, tasks: Sequence[Task], batch_id: int | str) -> None:
         """As :meth:`Scheduler.schedule`."""

@@ -75,15 +75,17 @@ async def serve_actor(
                 handler=_endpoint(actor, method),
             )
         )
+    await bus.api("INFO")  # a round trip: the server knows the subscriptions made before it
     return actor
 
 
 class ActorHandle:
-    """Calls the methods of a running actor."""
+    """Calls the methods of a running actor; ``command`` is what starts one."""
 
-    def __init__(self, bus: Bus, name: str) -> None:
+    def __init__(self, bus: Bus, name: str, *, command: str = "") -> None:
         self._bus = bus
         self._name = name
+        self._command = command or name
 
     async def call(self, method: str, *, timeout_s: float = 30.0, **arguments: Any) -> Any:
         """The method's reply.
@@ -100,7 +102,7 @@ class ActorHandle:
             run = self._bus.names.run
             raise NotFound(
                 f"no {self._name} is running for run {run!r}; start one with "
-                f"`explorer-mq {self._name} --run {run}`"
+                f"`explorer-mq {self._command} --run {run}`"
             ) from error
         fields: Any = orjson.loads(reply.data) if reply.data else None
         if reply.headers and _ERROR_HEADER in reply.headers:

@@ -19,6 +19,7 @@ logger = logging.getLogger(__name__)
 _NS = 1_000_000_000
 _HEARTBEAT_S = 2.0
 _SILENT_S = 5.0
+_USED_UP = ("Batch Completed", "Message Size Exceeds MaxBytes")
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +110,8 @@ class Follower:
     async def catch_up(self) -> list[Received]:
         """Everything that was stored when the follower started."""
         found: list[Received] = []
-        while len(found) < self.backlog and (not found or found[-1].pending):
+        wanted = self.backlog  # a renewed consumer counts anew
+        while len(found) < wanted and (not found or found[-1].pending):
             found.extend(await self.next_batch())
         return found
 
@@ -222,12 +224,12 @@ class Follower:
         self._arrived.set()
 
     def _hear_status(self, headers: Mapping[str, str]) -> None:
-        """Any status but a heartbeat ends the request; a fresh consumer is the simplest answer."""
+        """Any status but a heartbeat ends a request; unless it was just used up, start afresh."""
         status = headers["Status"]
         if status == "100":
             return
         left = int(headers.get("Nats-Pending-Messages", self._asked))
         self._asked = max(0, self._asked - left)
-        if status not in ("404", "408") and "MaxBytes" not in headers.get("Description", ""):
+        if status not in ("404", "408") and headers.get("Description") not in _USED_UP:
             self._broken = True
         self._arrived.set()

@@ -18,6 +18,7 @@ from explorer_mq.bus.results import ResultLog
 from explorer_mq.bus.state import RunState
 from explorer_mq.bus.tasks import TaskQueue, TaskSource
 from explorer_mq.bus.topology import diff, ensure, ensure_pool
+from explorer_mq.crew import Crew
 from explorer_mq_schemas.errors import (
     BusUnavailable,
     ConfigError,
@@ -149,15 +150,39 @@ async def test_damaged_object_is_refused(bus, publisher, tmp_path):
 
 
 async def test_journal_replays_and_fences_an_intruder(bus, connect):
+    async def batches(journal):
+        return [entry.batch for entry in (await journal.replay())[1]]
+
     first, second = Journal(bus), Journal(await connect())
-    await first.replay()
-    await first.append(Running(batch=1), Running(batch=2))
-    assert [entry.batch for entry in await second.replay()] == [1, 2]
-    await second.append(Running(batch=3))
-    with pytest.raises(FencedError, match="lost leadership"):
-        await first.append(Running(batch=4))
-    await second.append(Running(batch=5))
-    assert [entry.batch for entry in await first.replay()] == [1, 2, 3, 5]
+    async with Crew() as crew:
+        await first.replay()
+        crew.start(first.run(), name="first")
+        assert await first.append(Running(batch=1), Running(batch=2)) == 2
+        assert await batches(second) == [1, 2]
+        crew.start(second.run(), name="second")
+        await second.append(Running(batch=3))
+        with pytest.raises(FencedError, match="lost leadership"):
+            await first.append(Running(batch=4))
+        with pytest.raises(FencedError, match="lost leadership"):
+            await first.append(Running(batch=5))
+        await second.append(Running(batch=6))
+    assert await batches(Journal(bus)) == [1, 2, 3, 6]
+
+
+async def test_journal_writes_what_a_cancelled_caller_asked_for(bus):
+    journal, stored = Journal(bus), []
+    await journal.replay()
+    async with Crew() as crew:
+        asking = asyncio.create_task(
+            journal.append(Running(batch=1), then=lambda: stored.append(journal.last_seq))
+        )
+        await asyncio.wait([asking], timeout=0)
+        asking.cancel()
+        crew.start(journal.run(), name="journal")
+        await journal.append(Running(batch=2))
+    assert stored == [2], "both were gathered into one write"
+    _, entries = await Journal(bus).replay()
+    assert [entry.batch for entry in entries] == [1, 2]
 
 
 async def test_first_result_of_a_slice_is_the_only_one(bus, publisher, connect):
@@ -207,7 +232,7 @@ async def test_slices_of_a_lane_come_in_order_beside_urgent_ones(bus, publisher,
     queue = TaskQueue(bus, publisher)
     await queue.publish([make_slice(n) for n in range(3)])
     await queue.publish([make_slice(9, lane=Lane.URGENT)])
-    assert len(await queue.queued("b")) == 4
+    assert len((await queue.queued())["b"]) == 4
     numbers = []
     source.add_credits(4)
     for _ in range(4):

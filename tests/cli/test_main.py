@@ -60,7 +60,10 @@ def test_no_command_prints_help_and_is_wrong_usage(capsys):
     [
         ("statsu", "unknown command 'statsu'; did you mean 'status'?"),
         ("batch shwo x", "unknown command 'batch shwo'; did you mean 'batch show'?"),
-        ("batch", "batch needs a command: batch ls, batch show, batch wait, batch abort"),
+        (
+            "batch",
+            "batch needs a command: batch ls, batch show, batch wait, batch finalize, batch abort",
+        ),
         ("worker --slots 3", "unknown option --slots; did you mean --worker.slots?"),
         ("worker @", "@ needs a file after it"),
         ("worker --worker.slots", "--worker.slots needs a value after it"),

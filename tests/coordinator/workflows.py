@@ -55,3 +55,24 @@ async def huge(task, model):
     """Twelve megabytes of experience."""
     tokens = np.ones(1_500_000, np.int32)
     return Experience(tokens=tokens, prompt_length=2, logprobs=np.zeros(1_499_998), reward=1.0)
+
+
+async def noted_hang(task, model):
+    """Says what it does, then hangs."""
+    model.set_workflow_state({"phase": "thinking"})
+    await asyncio.Event().wait()
+
+
+async def first_run_only(task, model):
+    """The first call of a task succeeds, all others hang."""
+    key = f"first {task.raw_task['key']}"
+    calls[key] = calls.get(key, 0) + 1
+    if calls[key] > 1:
+        await asyncio.Event().wait()
+    return sample(0.5)
+
+
+async def text_metric(task, model):
+    experience = sample(1.0)
+    experience.metrics = {"note": "a text"}
+    return experience

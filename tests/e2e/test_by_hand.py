@@ -15,39 +15,9 @@ from explorer_mq.bus.topology import wait_ready
 from explorer_mq.coordinator_actor import CoordinatorHandle
 from explorer_mq.roster import Roster
 from explorer_mq.trainer.client import TrainerClient
-from explorer_mq_schemas.tasks import Task
+from tests.e2e.processes import Processes, tasks
 
 pytestmark = [pytest.mark.e2e, pytest.mark.chaos, pytest.mark.timeout(90)]
-
-SYNTHETIC = ["--worker.engine.type", "synthetic", "--worker.slots", "4"]
-
-
-class Processes:
-    """Children of the test, each with its own log."""
-
-    def __init__(self, run, url, log_dir):
-        self.common = ["--run", run, "--nats.url", url, "--scheduler.lease_s", "2"]
-        self.common += ["--worker.beat_interval_s", "0.2"]
-        self.log_dir = log_dir
-        self.children = {}
-
-    def start(self, name, *arguments):
-        with (self.log_dir / f"{name}.log").open("ab") as log:
-            command = [sys.executable, "-m", "explorer_mq", *arguments, *self.common]
-            self.children[name] = subprocess.Popen(command, stdout=log, stderr=log)
-
-    def worker(self, name, latency_s=0.05):
-        latency = ["--worker.engine.latency_s", str(latency_s)]
-        self.start(name, "worker", "--worker.id", name, *SYNTHETIC, *latency)
-
-    def kill(self, name, number=signal.SIGKILL):
-        child = self.children.pop(name)
-        child.send_signal(number)
-        return child.wait(20)
-
-    def stop(self):
-        for name in list(self.children):
-            self.kill(name)
 
 
 @pytest.fixture
@@ -55,11 +25,6 @@ def processes(nats_server, run, tmp_path):
     started = Processes(run, nats_server.url, tmp_path)
     yield started
     started.stop()
-
-
-def tasks(count, repeat=4):
-    row = {"prompt": "p", "answer": "a"}
-    return [Task(raw_task=row, reward_fn="exact_match", repeat_times=repeat) for _ in range(count)]
 
 
 async def until(roster, condition):

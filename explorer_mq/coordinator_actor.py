@@ -6,31 +6,19 @@ stores the tasks next to the results first and sends the reference.
 
 from __future__ import annotations
 
-import asyncio
-import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from explorer_mq import __version__
 from explorer_mq.bus.actors import ActorHandle, ActorService, Method, serve_actor
 from explorer_mq.bus.connection import Bus
 from explorer_mq.bus.objects import get_object, put_object
 from explorer_mq.bus.publisher import Publisher
-from explorer_mq.bus.topology import ensure
 from explorer_mq.coordinator import RolloutCoordinator
-from explorer_mq.crew import Crew
-from explorer_mq.running import run_until_signal
-from explorer_mq.scheduler_actor import serve_scheduler
-from explorer_mq.settings import Settings
 from explorer_mq.submission import INLINE_TASKS_BYTES
 from explorer_mq_schemas.batches import BatchResult, BatchView
-from explorer_mq_schemas.errors import BusUnavailable
 from explorer_mq_schemas.ids import new_id
 from explorer_mq_schemas.messages import ObjectRef
-from explorer_mq_schemas.subjects import RunNames
 from explorer_mq_schemas.tasks import BatchType, Task
-
-logger = logging.getLogger(__name__)
 
 ACTOR = "coordinator"
 
@@ -227,49 +215,3 @@ def _parse(found: dict[str, Any]) -> BatchView | BatchResult:
     if "submitted_at" in found:
         return BatchView.validate_fields(found)
     return BatchResult.validate_fields(found)
-
-
-async def serve_run(settings: Settings, stop: asyncio.Event, *, standby: bool = False) -> None:
-    """Set up the run, take up its batches and answer calls until ``stop`` is set.
-
-    With ``standby`` it first waits, ready to lead, until the present leader ends.
-
-    Raises:
-        FencedError: another coordinator took over.
-        BusUnavailable: NATS cannot be reached.
-    """
-    name = RunNames(settings.run).connection("coordinator", new_id("coordinator"))
-    options = settings.nats.options(name)
-    async with await Bus.connect(settings.run, options) as bus:
-        await ensure(bus, settings.streams.limits())
-        coordinator = RolloutCoordinator(bus, settings, name=name)
-        services: list[ActorService] = []
-        try:
-            async with Crew() as crew:
-                ended = crew.start(stop.wait(), name="stop")
-                ready = crew.start(coordinator.prepare(standby=standby), name="prepare")
-                await asyncio.wait((ended, ready), return_when=asyncio.FIRST_COMPLETED)
-                if not ready.done():
-                    return
-                ready.result()
-                services = [
-                    await serve_coordinator(bus, coordinator, version=__version__),
-                    await serve_scheduler(bus, coordinator.scheduler, version=__version__),
-                ]
-                logger.info("coordinator of run %s ready", settings.run)
-                failed = crew.start(coordinator.failed(), name="failure")
-                closed = crew.start(bus.wait_closed(), name="connection")
-                await asyncio.wait((ended, failed, closed), return_when=asyncio.FIRST_COMPLETED)
-                if failed.done():
-                    raise failed.result()
-                if closed.done():
-                    raise BusUnavailable(f"NATS connection lost: {closed.result()}")
-        finally:
-            for service in services:
-                await service.close()
-            await coordinator.shutdown()
-
-
-def run_coordinator(settings: Settings, *, standby: bool = False) -> int:
-    """The coordinator command: serve until SIGTERM or SIGINT."""
-    return run_until_signal(lambda stop: serve_run(settings, stop, standby=standby))

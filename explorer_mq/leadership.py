@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 LEADER_KEY = "leader"
 _RENEWALS_PER_TTL = 4
 _PING_S = 0.5
+_PAUSE_S = 1.0
 
 
 class Leader(Message):
@@ -62,9 +63,7 @@ class Leadership:
 
         disconnects = await watch_disconnects(self._bus, hear)
         try:
-            while not await self._take(held := await self._state.read(LEADER_KEY)):
-                self._say_waiting(held, standby=standby)
-                await self._outlast(gone, standby=standby)
+            while not await self._try(gone, standby=standby):
                 gone.clear()
         finally:
             await disconnects.unsubscribe()
@@ -99,6 +98,19 @@ class Leadership:
                 await self._state.swap(LEADER_KEY, b"", revision=revision)
             except TransientError as error:
                 logger.warning("leader lease not given up, it runs out by itself: %s", error)
+
+    async def _try(self, gone: asyncio.Event, *, standby: bool) -> bool:
+        """Take the lease, or wait until it may be free; a server in trouble is waited for."""
+        try:
+            held = await self._state.read(LEADER_KEY)
+            if await self._take(held):
+                return True
+            self._say_waiting(held, standby=standby)
+            await self._outlast(gone, standby=standby)
+        except TransientError as error:
+            logger.warning("leader lease not taken yet: %s", error)
+            await self._bus.wait_reconnect(_PAUSE_S)
+        return False
 
     def _say_waiting(self, held: Value, *, standby: bool) -> None:
         if standby and held.data and not self._told:

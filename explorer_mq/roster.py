@@ -50,6 +50,13 @@ class RunnerWrapper:
         self.heard_at = at
         self.leases.update((claim.lease, claim) for claim in claims.claims)
 
+    def forget(self, batch: str, task: int, number: int) -> None:
+        """The slice has its result: nothing of it is left to hand back."""
+        name = (batch, task, number)
+        for lease, claim in list(self.leases.items()):
+            if (claim.batch, claim.task, claim.slice) == name:
+                del self.leases[lease]
+
     def running(self) -> list[RunningTaskState]:
         """What its slots are busy with."""
         return [] if self.beat is None else runner_states(self.beat)

@@ -420,5 +420,7 @@ class Scheduler:
             logger.warning("pools %s not set up now: %s", ", ".join(pools), error)
 
     def _note_result(self, key: SliceKey, report: Report) -> None:
-        del key, report
         self.watchdog.moved()
+        runner = self.roster.find(report.worker)
+        if runner is not None:
+            runner.forget(key.batch, key.task, key.slice)

@@ -1,6 +1,6 @@
 """Named steps of the coordinator's work, so that tests can kill it exactly there.
 
-A step costs a dictionary look-up. ``EXPLORER_MQ_KILL_AT=deliver.published:3`` ends the process with
+A step costs a dictionary look-up. ``EXMQ_KILL_AT=deliver.published:3`` ends the process with
 SIGKILL when it reaches that step for the third time.
 """
 
@@ -11,7 +11,7 @@ import signal
 from collections import Counter
 from enum import StrEnum
 
-VARIABLE = "EXPLORER_MQ_KILL_AT"
+VARIABLE = "EXMQ_KILL_AT"
 
 
 class Step(StrEnum):

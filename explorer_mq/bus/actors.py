@@ -12,14 +12,23 @@ from nats.micro import add_service
 from nats.micro.request import Request
 from nats.micro.service import EndpointConfig, Service, ServiceConfig
 
-from explorer_mq.bus.connection import Bus, NoResponders
-from explorer_mq_schemas.errors import ContractError, ExplorerError, NotFound, from_wire
+from explorer_mq.bus.connection import Bus, Msg, NoResponders
+from explorer_mq_schemas.errors import (
+    ContractError,
+    ExplorerError,
+    NotFound,
+    TransientError,
+    from_wire,
+)
 
 logger = logging.getLogger(__name__)
 
 Method = Callable[..., Awaitable[Any]]
 
 _ERROR_HEADER = "Nats-Service-Error"
+_PING = "ping"
+_LOOK_S = 2.0
+"""How long a caller waits before it looks whether the actor is still there."""
 
 
 class ActorService:
@@ -67,7 +76,12 @@ async def serve_actor(
         ),
     )
     actor = ActorService(service)
-    for method_name, method in methods.items():
+    since = bus.now()
+
+    async def ping() -> float:
+        return since
+
+    for method_name, method in {**methods, _PING: ping}.items():
         await service.add_endpoint(
             EndpointConfig(
                 name=method_name.replace("_", "-"),
@@ -93,11 +107,10 @@ class ActorHandle:
         Raises:
             NotFound: no such actor runs.
             ExplorerError: what the method raised there.
-            BusUnavailable: no reply in time.
+            TransientError: no reply in time, or the actor ended meanwhile.
         """
-        subject = self._bus.names.actor(self._name, method)
         try:
-            reply = await self._bus.request(subject, orjson.dumps(arguments), timeout_s=timeout_s)
+            reply = await self._ask(method, orjson.dumps(arguments), timeout_s)
         except NoResponders as error:
             run = self._bus.names.run
             raise NotFound(
@@ -108,6 +121,36 @@ class ActorHandle:
         if reply.headers and _ERROR_HEADER in reply.headers:
             raise from_wire(fields["code"], fields["message"])
         return fields
+
+    async def _ask(self, method: str, body: bytes, timeout_s: float) -> Msg:
+        """The reply, or an error as soon as the actor that got the call is seen to have ended."""
+        names, asked_at = self._bus.names, self._bus.now()
+        subject = names.actor(self._name, method)
+        asking = asyncio.create_task(
+            self._bus.request(subject, body, timeout_s=timeout_s), name=f"call of {subject}"
+        )
+        try:
+            while not (await asyncio.wait((asking,), timeout=_LOOK_S))[0]:
+                if await self._has_ended(asked_at):
+                    raise TransientError(
+                        f"the {self._name} of run {names.run} ended during {method}; it may have "
+                        "been carried out or not: ask again"
+                    )
+            return asking.result()
+        finally:
+            asking.cancel()
+            await asyncio.gather(asking, return_exceptions=True)
+
+    async def _has_ended(self, asked_at: float) -> bool:
+        try:
+            reply = await self._bus.request(
+                self._bus.names.actor(self._name, _PING), timeout_s=_LOOK_S
+            )
+        except NoResponders:
+            return True
+        except TransientError:
+            return False
+        return float(orjson.loads(reply.data)) > asked_at
 
 
 def _endpoint(actor: ActorService, method: Method) -> Callable[[Request], Awaitable[None]]:

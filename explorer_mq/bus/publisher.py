@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -15,6 +15,9 @@ from explorer_mq_schemas.errors import BusUnavailable, ContractError
 
 WRONG_LAST_SEQUENCE = 10071
 """The server's code for a publish whose expected last sequence does not hold."""
+
+DUPLICATE_IN_BATCH = 10201
+"""The server's code for an atomic batch that holds a message id it knows already."""
 
 ATOMIC_LIMIT = 1000
 """Messages per atomic batch (ADR-50)."""
@@ -40,10 +43,22 @@ class OutMessage:
     headers: dict[str, str] | None = None
 
 
+@dataclass(slots=True)
+class _Pending:
+    """A publish without an answer; ``is_sent`` unless it waits for a connection."""
+
+    future: asyncio.Future[PubAck]
+    size_bytes: int
+    timer: asyncio.TimerHandle
+    is_sent: bool
+
+
 class Publisher:
     """Publishes with many acknowledgements in flight: one inbox, integer tokens, a window.
 
-    The window bounds messages and bytes; each publish has its own deadline.
+    The window bounds messages and bytes; each publish has its own deadline. One whose connection
+    breaks fails at the reconnect, since its acknowledgement would not come any more; one that was
+    sent while disconnected goes out then.
     """
 
     def __init__(
@@ -58,19 +73,24 @@ class Publisher:
         self._window = window
         self._window_bytes = window_bytes
         self._timeout_s = timeout_s
-        self._pending: dict[str, tuple[asyncio.Future[PubAck], int, asyncio.TimerHandle]] = {}
+        self._pending: dict[str, _Pending] = {}
         self._pending_bytes = 0
         self._room = asyncio.Event()
         self._count = 0
         self._inbox = bus.new_inbox()
         self._subscription: Subscription | None = None
+        self._forget_reconnect: Callable[[], None] | None = None
 
     async def start(self) -> None:
         """Listen for acknowledgements."""
+        self._forget_reconnect = self._bus.on_reconnect(self._hear_reconnect)
         self._subscription = await self._bus.subscribe(f"{self._inbox}.*", self._hear)
 
     async def close(self) -> None:
         """Stop; publishes in flight end with :class:`BusUnavailable`."""
+        if self._forget_reconnect is not None:
+            self._forget_reconnect()
+            self._forget_reconnect = None
         if self._subscription is not None:
             await self._subscription.unsubscribe()
             self._subscription = None
@@ -113,7 +133,7 @@ class Publisher:
         future.add_done_callback(_look_at)
         late = BusUnavailable(f"no acknowledgement for {subject} within {self._timeout_s:g} s")
         timer = loop.call_later(self._timeout_s, self._settle, token, late)
-        self._pending[token] = (future, size, timer)
+        self._pending[token] = _Pending(future, size, timer, is_sent=self._bus.is_connected)
         self._pending_bytes += size
         try:
             await self._bus.publish(subject, data, reply=f"{self._inbox}.{token}", headers=headers)
@@ -142,16 +162,22 @@ class Publisher:
         entry = self._pending.pop(token, None)
         if entry is None:
             return
-        future, size, timer = entry
-        timer.cancel()
-        self._pending_bytes -= size
+        entry.timer.cancel()
+        self._pending_bytes -= entry.size_bytes
         self._room.set()
-        if future.done():
+        if entry.future.done():
             return
         if isinstance(outcome, PubAck):
-            future.set_result(outcome)
+            entry.future.set_result(outcome)
         else:
-            future.set_exception(outcome)
+            entry.future.set_exception(outcome)
+
+    def _hear_reconnect(self) -> None:
+        for token, entry in list(self._pending.items()):
+            if entry.is_sent:
+                self._settle(token, BusUnavailable("the connection broke before the answer came"))
+            else:
+                entry.is_sent = True
 
 
 async def publish_atomic(

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 from typing import Any
 
 from explorer_mq.bus.connection import Bus, JetStreamError
 from explorer_mq.bus.follower import Follower, Received
 from explorer_mq.bus.objects import Buffer, get_object, put_object
 from explorer_mq.bus.publisher import WRONG_LAST_SEQUENCE, Publisher
-from explorer_mq_schemas.errors import BusUnavailable, ContractError, NotFound
-from explorer_mq_schemas.ids import new_id
+from explorer_mq_schemas.errors import ContractError, NotFound
 from explorer_mq_schemas.results import (
     ATTEMPT_HEADER,
     RESULT_HEADER,
@@ -21,8 +21,8 @@ from explorer_mq_schemas.results import (
 from explorer_mq_schemas.subjects import RunNames, SliceKey
 
 _FIRST_ONLY = {"Nats-Expected-Last-Subject-Sequence": "0"}
+_MESSAGE_ID = "Nats-Msg-Id"
 _HEADER_ROOM_BYTES = 64 << 10
-_TRIES = 5
 
 
 class ResultLog:
@@ -35,47 +35,50 @@ class ResultLog:
     async def publish(self, key: SliceKey, result: Result, payload: Buffer) -> bool:
         """Store the slice's result; False when another attempt was first.
 
-        A payload over the message limit is stored as an object before. Repeating after an answer
-        was lost is safe: the server accepts one message per subject, ever.
+        A payload over the message limit is stored as an object before. Repeating is safe: the
+        server accepts one message per subject, ever, and chunks are named for what they hold.
 
         Raises:
-            BusUnavailable: no acknowledgement after several tries.
+            BusUnavailable: no acknowledgement; the result may be stored.
+            JetStreamError: the server refused it for another reason, e.g. a full disk.
         """
         names = self._bus.names
         if len(payload) + _HEADER_ROOM_BYTES > self._bus.max_payload_bytes:
-            prefix = names.object(
-                key.batch, "result", str(key.task), str(key.slice), new_id("upload")
-            )
+            upload = hashlib.sha256(payload).hexdigest()[:32]
+            prefix = names.object(key.batch, "result", str(key.task), str(key.slice), upload)
             ref = await put_object(self._publisher, prefix, payload)
             result = result.model_copy(update={"object": ref})
             payload = b""
         headers = {**_FIRST_ONLY, RESULT_HEADER: result.to_header()}
-        subject = names.result(key)
-        for left in reversed(range(_TRIES)):
-            try:
-                await self._publisher.publish_wait(subject, bytes(payload), headers)
-            except JetStreamError as error:
-                if error.err_code == WRONG_LAST_SEQUENCE:
-                    return await self._is_mine(key, result)
-                raise
-            except BusUnavailable:
-                if not left:
-                    raise
-            else:
-                return True
-        raise AssertionError("unreachable")
+        try:
+            await self._publisher.publish_wait(names.result(key), bytes(payload), headers)
+        except JetStreamError as error:
+            if error.err_code == WRONG_LAST_SEQUENCE:
+                return await self._is_mine(key, result)
+            raise
+        return True
 
     async def publish_attempt(self, key: SliceKey, attempt: Attempt) -> None:
-        """Record an attempt that ended without a result."""
-        await self._publisher.publish_wait(
-            self._bus.names.attempt(key), b"", {ATTEMPT_HEADER: attempt.to_header()}
-        )
+        """Record an attempt that ended without a result; a repeat is dropped.
+
+        Raises:
+            BusUnavailable, JetStreamError: not recorded, or without acknowledgement.
+        """
+        name = f"{key}/{attempt.worker}/{attempt.attempt}/{attempt.end}/{attempt.excused}"
+        headers = {_MESSAGE_ID: f"attempt/{name}", ATTEMPT_HEADER: attempt.to_header()}
+        await self._publisher.publish_wait(self._bus.names.attempt(key), b"", headers)
 
     async def publish_dead(self, key: SliceKey | None, letter: DeadLetter) -> None:
-        """Set a slice, or a message that names none, aside."""
+        """Set a slice, or a message that names none, aside; a repeat is dropped.
+
+        Raises:
+            BusUnavailable, JetStreamError: not stored, or without acknowledgement.
+        """
         names = self._bus.names
         subject = names.dead(key) if key else f"{names.root}.dead.malformed"
-        await self._publisher.publish_wait(subject, letter.encode())
+        body = letter.encode()
+        headers = {_MESSAGE_ID: hashlib.sha256(body).hexdigest()}
+        await self._publisher.publish_wait(subject, body, headers)
 
     async def attempts(self, key: SliceKey) -> tuple[Attempt, ...]:
         """Recorded attempts of a slice, oldest first."""

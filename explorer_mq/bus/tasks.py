@@ -14,10 +14,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from explorer_mq.bus.connection import Bus, Msg
+from explorer_mq.bus.connection import Bus, JetStreamError, Msg
 from explorer_mq.bus.leases import OBJECT_HEADER, Lease, LeaseKeeper
 from explorer_mq.bus.objects import put_object
-from explorer_mq.bus.publisher import ATOMIC_LIMIT, OutMessage, Publisher, publish_atomic
+from explorer_mq.bus.publisher import (
+    ATOMIC_LIMIT,
+    DUPLICATE_IN_BATCH,
+    OutMessage,
+    Publisher,
+    publish_atomic,
+)
 from explorer_mq.bus.puller import HEARTBEAT_S, Puller
 from explorer_mq_schemas.errors import BusUnavailable, ContractError
 from explorer_mq_schemas.subjects import Lane
@@ -51,7 +57,21 @@ class TaskQueue:
         """
         for start in range(0, len(slices), ATOMIC_LIMIT):
             messages = [await self._message(one) for one in slices[start : start + ATOMIC_LIMIT]]
-            await publish_atomic(self._bus, messages)
+            try:
+                await publish_atomic(self._bus, messages)
+            except JetStreamError as error:
+                if error.err_code != DUPLICATE_IN_BATCH:
+                    raise
+                await self._publish_singly(messages)
+
+    async def _publish_singly(self, messages: Sequence[OutMessage]) -> None:
+        """After an answer that was lost: an atomic batch takes no repeats, single messages do."""
+        acks = [
+            await self._publisher.publish(message.subject, message.data, message.headers)
+            for message in messages
+        ]
+        for ack in acks:
+            await ack
 
     async def queued(self) -> dict[str, set[tuple[int, int]]]:
         """Slices that are queued or under a lease: task and slice numbers by batch.

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from explorer_mq.bus.connection import Bus, Msg
+from explorer_mq.bus.connection import Bus, JetStreamError, Msg
 from explorer_mq_schemas.errors import ConfigError, NotFound
 from explorer_mq_schemas.subjects import Lane, RunNames
 
@@ -16,6 +16,8 @@ logger = logging.getLogger(__name__)
 
 _NS = 1_000_000_000
 _DAY_S = 86_400
+_NO_ROOM = (10023, 10047)
+"""The server's codes for being out of resources or storage: nothing is wrong with what was asked."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,7 +126,9 @@ async def ensure(bus: Bus, limits: StreamLimits | None = None) -> list[Differenc
         call = "CREATE" if missing else "UPDATE"
         try:
             await bus.api(f"STREAM.{call}.{name}", wanted[name])
-        except Exception as error:
+        except JetStreamError as error:
+            if error.err_code in _NO_ROOM:
+                raise
             fields = ", ".join(d.field for d in differences if d.stream == name) or "all"
             raise ConfigError(f"stream {name} cannot be set up ({fields}): {error}") from error
     return differences

@@ -67,7 +67,7 @@ class Fault:
     """One fault: ``after_s`` after the previous one began, lasting ``seconds`` where it lasts.
 
     ``target`` counts through the candidates (the injector takes it modulo their number). ``step`` is
-    where the coordinator kills itself, as in ``EXPLORER_MQ_KILL_AT``.
+    where the coordinator kills itself, as in ``EXMQ_KILL_AT``.
     """
 
     kind: FaultKind

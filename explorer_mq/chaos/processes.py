@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from explorer_mq.steps import VARIABLE
+
 _TAIL_BYTES = 4096
 _TAIL_LINES = 6
 _BRIEF_S = 1.0
@@ -177,8 +179,8 @@ def tail(log: Path, offset: int = 0) -> str:
 
 
 def _environment(step: str) -> Mapping[str, str]:
-    kept = {name: value for name, value in os.environ.items() if name != "EXPLORER_MQ_KILL_AT"}
-    return {**kept, "EXPLORER_MQ_KILL_AT": step} if step else kept
+    kept = {name: value for name, value in os.environ.items() if name != VARIABLE}
+    return {**kept, VARIABLE: step} if step else kept
 
 
 def _die_with_parent() -> None:

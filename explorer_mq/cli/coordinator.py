@@ -8,8 +8,8 @@ from explorer_mq.cli.command import Command, Invocation
 
 
 def _coordinator(invocation: Invocation) -> int:
-    from explorer_mq.coordinator_actor import run_coordinator
     from explorer_mq.logs import configure_logging
+    from explorer_mq.serving import run_coordinator
 
     configure_logging(invocation.settings.log)
     return run_coordinator(invocation.settings, standby=invocation.options.standby)

@@ -18,6 +18,7 @@ import orjson
 from explorer_mq.bus.connection import Bus, JetStreamError, Msg, Subscription
 from explorer_mq.bus.topology import ensure_trainer
 from explorer_mq.trainer.backoff import until_reconnected
+from explorer_mq.trainer.position import Position
 from explorer_mq_schemas.errors import BusUnavailable, NotFound, TransientError
 
 logger = logging.getLogger(__name__)
@@ -68,6 +69,7 @@ class BatchLeases:
         self._arrived: deque[BatchLease] = deque()
         self._held: dict[int, BatchLease] = {}
         self._done: set[int] = set()
+        self._position = Position(bus, trainer)
         self._wake = asyncio.Event()
         self._asked = False
         self._heard_at = 0.0
@@ -170,6 +172,7 @@ class BatchLeases:
         """Ask until the server answers; an acknowledgement may be repeated freely."""
         while not self._closed:
             try:
+                await self._position.add(lease.seq)
                 await self._bus.request(lease.reply, b"+ACK", timeout_s=_ACK_TRY_S)
             except TransientError as error:
                 logger.warning("acknowledging %s again: %s", lease.subject, error)
@@ -182,12 +185,13 @@ class BatchLeases:
         )
 
     async def _take_over(self) -> None:
-        """Hand back, in the name of a dead predecessor, what it had not acknowledged.
+        """Learn the position, and hand back what a dead predecessor had not acknowledged.
 
         The server looks a hand-over up by stream sequence and ignores one that is not pending, so
         the exact acknowledgement subjects need not be known.
         """
         state = await self._bus.api(f"CONSUMER.INFO.{self._stream}.{self._consumer}")
+        await self._position.load(state)
         if not state.get("num_ack_pending"):
             return
         delivered = state["delivered"]
@@ -255,7 +259,7 @@ class BatchLeases:
         known = self._held.get(lease.seq)
         if known is not None:
             known.reply = lease.reply
-        elif lease.seq in self._done:
+        elif lease.seq in self._done or lease.seq in self._position:
             await self._bus.publish(lease.reply, b"+ACK")
         else:
             self._held[lease.seq] = lease

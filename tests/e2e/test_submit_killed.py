@@ -43,7 +43,9 @@ async def answer(handle, batch):
     """What a coordinator, as soon as one answers, knows of the batch."""
     while True:
         try:
-            return await handle.wait_batch(batch, seconds=0.0)
+            found = await handle.wait_batch(batch, seconds=0.2)
+            if found.state != "pending":
+                return found
         except NotFound as error:
             if "no coordinator" not in str(error):
                 return None

@@ -6,16 +6,18 @@ stores the tasks next to the results first and sends the reference.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from explorer_mq.bus.actors import ActorHandle, ActorService, Method, serve_actor
-from explorer_mq.bus.connection import Bus
+from explorer_mq.bus.connection import Bus, Msg
 from explorer_mq.bus.objects import get_object, put_object
 from explorer_mq.bus.publisher import Publisher
 from explorer_mq.coordinator import RolloutCoordinator
 from explorer_mq.submission import INLINE_TASKS_BYTES
 from explorer_mq_schemas.batches import BatchResult, BatchView
+from explorer_mq_schemas.errors import NotFound
 from explorer_mq_schemas.ids import new_id
 from explorer_mq_schemas.messages import ObjectRef
 from explorer_mq_schemas.tasks import BatchType, Task
@@ -109,6 +111,31 @@ class CoordinatorHandle:
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
         self._actor = ActorHandle(bus, ACTOR)
+
+    async def wait_ready(self, seconds: float = 30.0) -> None:
+        """Return as soon as a coordinator answers.
+
+        Raises:
+            TimeoutError: none does within ``seconds``.
+        """
+        leads = asyncio.Event()
+
+        async def hear(_: Msg) -> None:
+            leads.set()
+
+        heard = await self._bus.subscribe(self._bus.names.event("leader"), hear)
+        try:
+            async with asyncio.timeout(seconds):
+                while True:
+                    leads.clear()
+                    try:
+                        await self._actor.call("ping")
+                    except NotFound:
+                        await leads.wait()
+                    else:
+                        return
+        finally:
+            await heard.unsubscribe()
 
     async def submit_batch(
         self, *, batch_id: int | str, tasks: Sequence[Task], **options: Any

@@ -79,14 +79,14 @@ class Scheduler:
             bus,
             self.roster,
             self._streams.results,
-            self._tell,
+            self.tell,
             grace_s=self._settings.reconnect_grace_s,
         )
         self.watchdog = Watchdog(
             self._streams,
             self.batches,
             self.roster,
-            self._tell,
+            self.tell,
             period_s=self._settings.stall_report_s,
         )
         self.collector = Collector(bus, self.batches, self.driver)
@@ -399,7 +399,8 @@ class Scheduler:
             except TimeoutError:
                 self.print_all_state()
 
-    async def _tell(self, event: Event) -> None:
+    async def tell(self, event: Event) -> None:
+        """Send an event to whoever listens."""
         try:
             await self._bus.publish(self._bus.names.event(event.kind), event.encode())
         except TransientError as error:

@@ -16,6 +16,7 @@ from explorer_mq.running import run_until_signal
 from explorer_mq.scheduler_actor import serve_scheduler
 from explorer_mq.settings import Settings
 from explorer_mq_schemas.errors import BusUnavailable, TransientError
+from explorer_mq_schemas.events import Event
 from explorer_mq_schemas.ids import new_id
 from explorer_mq_schemas.subjects import RunNames
 
@@ -56,6 +57,8 @@ async def _lead(bus: Bus, settings: Settings, name: str, *, standby: bool) -> No
             services.append(await serve_coordinator(bus, coordinator, version=__version__))
             services.append(await serve_scheduler(bus, coordinator.scheduler, version=__version__))
             logger.info("coordinator of run %s ready", settings.run)
+            text = f"coordinator {name} leads"
+            await coordinator.scheduler.tell(Event(kind="leader", at=bus.now(), text=text))
             raise await coordinator.failed()
         except TransientError as error:
             logger.warning("coordinator of run %s starts over: %s", settings.run, error)

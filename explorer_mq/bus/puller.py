@@ -29,11 +29,14 @@ class Puller:
         consumer: str,
         receive: Callable[[Msg], None],
         wake: Callable[..., None],
+        *,
+        expires_s: float = _EXPIRES_S,
     ) -> None:
         self._bus = bus
         self._subject = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}"
         self._receive = receive
         self._wake = wake
+        self._expires_s = expires_s
         self._inbox = ""
         self._subscription: Subscription | None = None
         self._heard_at = 0.0
@@ -71,8 +74,8 @@ class Puller:
         self._heard_at = asyncio.get_running_loop().time()
         body = {
             "batch": count,
-            "expires": int(_EXPIRES_S * _NS),
-            "idle_heartbeat": int(HEARTBEAT_S * _NS),
+            "expires": int(self._expires_s * _NS),
+            "idle_heartbeat": int(min(HEARTBEAT_S, self._expires_s / 3) * _NS),
             "max_bytes": _MAX_BYTES,
         }
         await self._bus.publish(self._subject, orjson.dumps(body), reply=self._inbox)

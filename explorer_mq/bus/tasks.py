@@ -144,6 +144,8 @@ class TaskSource:
                 names.pool_consumer(pool, lane),
                 partial(self.receive, lane=lane),
                 self.wake,
+                # A worker that is stopped must not be given again what it held.
+                expires_s=min(20.0, 0.6 * lease_s),
             )
             for lane in Lane
             for pool in pools

@@ -190,6 +190,7 @@ async def wait_ready(bus: Bus, pools: Iterable[str]) -> None:
 
     stream = bus.names.tasks_stream
     advisories = await bus.subscribe(f"$JS.EVENT.ADVISORY.CONSUMER.CREATED.{stream}.>", note)
+    forget = bus.on_reconnect(changed.set)
     try:
         for pool in pools:
             for lane in Lane:
@@ -199,6 +200,7 @@ async def wait_ready(bus: Bus, pools: Iterable[str]) -> None:
                     await changed.wait()
                     changed.clear()
     finally:
+        forget()
         await advisories.unsubscribe()
 
 

@@ -11,7 +11,6 @@ import sys
 import pytest
 
 from explorer_mq.bus.connection import Bus, BusOptions
-from explorer_mq.bus.topology import wait_ready
 from explorer_mq.coordinator_actor import CoordinatorHandle
 from explorer_mq.roster import Roster
 from explorer_mq.trainer.client import TrainerClient
@@ -56,7 +55,7 @@ async def test_batch_survives_kill_9_of_a_worker_and_of_the_coordinator(
     processes.worker("two", 0.2)
     await until(roster, lambda beats: {"one", "two"} <= beats.keys())
     processes.start("coordinator", "coordinator")
-    await wait_ready(bus, ["default"])
+    await CoordinatorHandle(bus).wait_ready()
     handle = CoordinatorHandle(bus)
     await handle.submit_batch(batch_id=1, tasks=tasks(60), auto_finalize=True)
     await until(roster, lambda beats: "one" in beats and beats["one"].running)
@@ -81,7 +80,7 @@ async def test_terminated_worker_hands_back_within_half_a_second(
 ):
     bus = await connect()
     processes.start("coordinator", "coordinator")
-    await wait_ready(bus, ["default"])
+    await CoordinatorHandle(bus).wait_ready()
     processes.worker("slow", 60)
     await until(roster, lambda beats: "slow" in beats and beats["slow"].state == "ready")
     handle = CoordinatorHandle(bus)
@@ -101,7 +100,7 @@ async def test_work_goes_on_after_kill_9_of_the_server(server, run, tmp_path):
     try:
         async with await Bus.connect(run, BusOptions(url=server.url)) as bus:
             processes.start("coordinator", "coordinator")
-            await wait_ready(bus, ["default"])
+            await CoordinatorHandle(bus).wait_ready()
             processes.worker("one", 0.1)
             roster = Roster(bus, beat_interval_s=0.5)
             await roster.start()
@@ -123,7 +122,7 @@ async def test_malformed_task_message_is_set_aside_and_the_worker_lives_on(
 ):
     bus = await connect()
     processes.start("coordinator", "coordinator")
-    await wait_ready(bus, ["default"])
+    await CoordinatorHandle(bus).wait_ready()
     processes.worker("one", 0)
     await until(roster, lambda beats: "one" in beats and beats["one"].state == "ready")
     await bus.request(f"{bus.names.root}.task.default.normal.b.0.0", b"\xff not a slice")

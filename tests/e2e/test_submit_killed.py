@@ -9,7 +9,6 @@ import sys
 
 import pytest
 
-from explorer_mq.bus.topology import wait_ready
 from explorer_mq.coordinator_actor import CoordinatorHandle
 from explorer_mq_schemas.errors import ExplorerError, NotFound
 from explorer_mq_schemas.tasks import Task
@@ -55,7 +54,7 @@ async def answer(handle, batch):
 async def test_killed_submit_leaves_all_or_nothing(start, connect, run, delay_s):
     bus = await connect()
     child = start()
-    await wait_ready(bus, ["default"])
+    await CoordinatorHandle(bus).wait_ready()
     handle = CoordinatorHandle(bus)
     row = {"prompt": "p" * 200, "answer": "a"}
     tasks = [Task(raw_task=row, reward_fn="exact_match", repeat_times=2)] * COUNT

@@ -23,7 +23,7 @@ def start_process(nats_server, run, tmp_path):
             "run": run,
             "nats.url": nats_server.url,
             "worker.id": name,
-            "worker.slots": 1,
+            "worker.slots": 2,
             "worker.engine.type": "synthetic",
             "worker.beat_interval_s": 0.1,
             "worker.drain_timeout_s": 2,

@@ -37,7 +37,7 @@ class Model:
         self._engine = engine
         self._config = config or GenerationConfig()
         self._scope = scope or RunScope()
-        self._state: dict[str, Any] = {}
+        self._state = self._scope.state
         self.history: list[Experience] = []
 
     @property
@@ -67,7 +67,9 @@ class Model:
 
     def clone_with_isolated_history(self, config: GenerationConfig | None = None) -> Model:
         """The same engine and run, with a history and workflow state of its own."""
-        return Model(self._engine, config or self._config, scope=self._scope)
+        clone = Model(self._engine, config or self._config, scope=self._scope)
+        clone._state = {}
+        return clone
 
     async def complete_async(
         self, prompt_token_ids: Sequence[int], **overrides: Any
@@ -154,8 +156,13 @@ class Model:
         return found
 
     def set_workflow_state(self, state: Mapping[str, Any]) -> None:
-        """Note what the workflow is doing; keys already there are replaced."""
+        """Note what the workflow is doing; keys already there are replaced.
+
+        People see it in the worker's slots, and it counts as progress: noting something now and then
+        keeps long work without model calls from being ended as stalled.
+        """
         self._state.update(state)
+        self._scope.note_progress()
 
     def get_workflow_state(self) -> dict[str, Any]:
         """What the workflow noted."""

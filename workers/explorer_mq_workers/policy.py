@@ -10,9 +10,11 @@ from pathlib import Path
 from explorer_mq.bus.connection import Bus
 from explorer_mq.bus.follower import Received
 from explorer_mq.bus.objects import get_object_file
+from explorer_mq.bus.patience import Patience
 from explorer_mq.bus.state import RunState
 from explorer_mq.crew import Pulse
 from explorer_mq_schemas.errors import ContractError, EngineError, ExplorerError, NotFound
+from explorer_mq_schemas.messages import ObjectRef
 from explorer_mq_schemas.policy import PolicyAnnouncement
 from explorer_mq_workers.engines.protocol import Engine
 
@@ -30,6 +32,7 @@ class PolicyFollower:
     def __init__(self, bus: Bus, engine: Engine) -> None:
         self._bus = bus
         self._engine = engine
+        self._patience = Patience(bus)
         self._follower = RunState(bus).follow(POLICY_KEY)
         shared = Path("/dev/shm")  # noqa: S108 - memory-backed, so that weights never touch a disk
         self._dir = Path(
@@ -84,7 +87,7 @@ class PolicyFollower:
             )
         path = self._dir / f"{policy.version}.safetensors"
         try:
-            await get_object_file(self._bus, self._bus.names.weights_stream, policy.object, path)
+            await self._fetch(policy.object, path)
             await self._engine.load_policy(policy.version, path)
         except NotFound as error:
             raise NotFound(f"policy version {policy.version}: {error}") from error
@@ -92,3 +95,9 @@ class PolicyFollower:
             path.unlink(missing_ok=True)
         self.loaded += 1
         logger.info("policy_version=%d loaded", policy.version)
+
+    async def _fetch(self, ref: ObjectRef, path: Path) -> None:
+        stream = self._bus.names.weights_stream
+        await self._patience.until_done(
+            lambda: get_object_file(self._bus, stream, ref, path), "fetching a policy"
+        )

@@ -13,10 +13,12 @@ import time
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
+from explorer_mq_schemas.beats import StateValue
 from explorer_mq_schemas.errors import ConfigError, TaskError
 from explorer_mq_schemas.experiences import Experience
-from explorer_mq_schemas.results import Failure
+from explorer_mq_schemas.results import AttemptEnd, Failure
 from explorer_mq_schemas.tasks import GenerationConfig, Slice, Status, Task
+from explorer_mq_workers.activity import Activity
 from explorer_mq_workers.boundary import boundary, failure_of
 from explorer_mq_workers.calling import call, load_code
 from explorer_mq_workers.engines.protocol import Engine
@@ -37,6 +39,7 @@ class SliceOutcome:
 
     ``payload`` is the packed ``experiences``, empty for an eval task or when no run completed.
     ``failure`` is the first one, also when other runs completed. ``seconds`` is the wall time.
+    ``end`` is how the attempt goes on record if it has to be repeated.
     """
 
     completed: tuple[int, ...] = ()
@@ -45,6 +48,7 @@ class SliceOutcome:
     payload: bytes = b""
     failure: Failure | None = None
     seconds: float = 0.0
+    end: AttemptEnd = "failed"
 
 
 class WorkflowRunner:
@@ -78,6 +82,15 @@ class WorkflowRunner:
         self._mode = concurrent_mode
         self._collect = collect_partial_runs
         self._instances = Instances()
+        self._latest: Activity | None = None
+
+    def get_runner_state(self) -> dict[str, StateValue]:
+        """What the latest call is doing; empty before the first.
+
+        ``workflow_id`` (batch/task/first run), ``model_version``, ``begin_time``, ``terminate_time``
+        (Unix seconds, None while it runs), and what the workflow noted.
+        """
+        return self._latest.state() if self._latest is not None else {}
 
     async def run_task(
         self, task: Task, batch_id: int | str, repeat_times: int = 1, run_id_base: int = 0
@@ -88,7 +101,8 @@ class WorkflowRunner:
         experiences: ``b""`` for an eval task or when no run completed.
         """
         run_ids = tuple(range(run_id_base, run_id_base + repeat_times))
-        outcome = await self._outcome(Work(task, run_ids, batch_id, task.task_id))
+        activity = self.new_activity(batch_id, task.task_id, run_id_base)
+        outcome = await self._outcome(Work(task, run_ids, batch_id, task.task_id, activity))
         done = len(outcome.completed)
         message = outcome.failure.traceback if outcome.failure else None
         if message is not None and done:
@@ -102,16 +116,32 @@ class WorkflowRunner:
         )
         return status, outcome.payload
 
-    async def run_slice(self, one: Slice) -> SliceOutcome:
-        """Run every run of the slice; failures are part of the outcome, only cancelling raises."""
-        return await self._outcome(Work(one.task, one.run_ids, one.batch, one.task_number))
+    async def run_slice(self, one: Slice, activity: Activity | None = None) -> SliceOutcome:
+        """Run every run of the slice; failures are part of the outcome, only cancelling raises.
+
+        Args:
+            one: the slice.
+            activity: where its progress shows, from :meth:`new_activity`.
+        """
+        activity = activity or self.new_activity(one.batch, one.task_number, one.run_ids[0])
+        return await self._outcome(
+            Work(one.task, one.run_ids, one.batch, one.task_number, activity)
+        )
+
+    def new_activity(self, batch: int | str, task: int | str, run: int) -> Activity:
+        """The progress of a call to come, whose first run is ``run``."""
+        return Activity(self._engine, workflow_id=f"{batch}/{task}/{run}")
 
     async def _outcome(self, work: Work) -> SliceOutcome:
         started = time.monotonic()
+        self._latest = work.activity
+        work.activity.begin(self._engine.policy_version)
         try:
             return await self._execute(work)
         except Exception as error:  # noqa: BLE001 - any failure is reported, none ends the worker
             return SliceOutcome(failure=failure_of(error), seconds=time.monotonic() - started)
+        finally:
+            work.activity.finish()
 
     async def _execute(self, work: Work) -> SliceOutcome:
         started = time.monotonic()
@@ -153,7 +183,7 @@ class WorkflowRunner:
     async def _run_in_turn(self, code: Any, work: Work) -> list[Run]:
         runs: list[Run] = []
         for number in work.run_ids:
-            runs.append(await self._run_one(code, work.task, number))
+            runs.append(await self._run_one(code, work, number))
             if runs[-1].error is not None and not self._collect:
                 break
         return runs
@@ -162,7 +192,7 @@ class WorkflowRunner:
         """All at once; runs that are cancelled because another failed are left out."""
         async with asyncio.TaskGroup() as group:
             tasks = [
-                group.create_task(self._run_one(code, work.task, number), name=f"run {number}")
+                group.create_task(self._run_one(code, work, number), name=f"run {number}")
                 for number in work.run_ids
             ]
 
@@ -176,10 +206,11 @@ class WorkflowRunner:
                     task.add_done_callback(end_all)
         return [task.result() for task in tasks if not task.cancelled()]
 
-    async def _run_one(self, code: Any, task: Task, number: int) -> Run:
+    async def _run_one(self, code: Any, work: Work, number: int) -> Run:
         started = time.monotonic()
+        task = work.task
         try:
-            async with RunScope() as scope, boundary(f"workflow {task.workflow!r}"):
+            async with RunScope(work.activity) as scope, boundary(f"workflow {task.workflow!r}"):
                 model = Model(self._engine, _sampling(task, number), scope=scope)
                 found = await self._call(code, task, model)
             experiences = experiences_of(found, task)
@@ -198,7 +229,7 @@ class WorkflowRunner:
     async def _run_repeatable(self, code: type[Workflow], work: Work) -> list[Run]:
         started = time.monotonic()
         task, first = work.task, work.run_ids[0]
-        async with RunScope() as scope, boundary(f"workflow {task.workflow!r}"):
+        async with RunScope(work.activity) as scope, boundary(f"workflow {task.workflow!r}"):
             model = Model(self._engine, _sampling(task, first), scope=scope)
             workflow = await self._instance(code, task, model)
             workflow.set_repeat_times(len(work.run_ids), first)

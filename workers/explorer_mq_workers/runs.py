@@ -12,6 +12,7 @@ from explorer_mq_schemas.codec import pack
 from explorer_mq_schemas.errors import ContractError, TaskError
 from explorer_mq_schemas.experiences import Experience
 from explorer_mq_schemas.tasks import Task
+from explorer_mq_workers.activity import Activity
 from explorer_mq_workers.rewards import check_reward
 
 
@@ -23,6 +24,7 @@ class Work:
     run_ids: tuple[int, ...]
     batch: int | str
     task_id: int | str
+    activity: Activity = field(default_factory=Activity)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,9 +8,12 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Self, TypeVar
 
 from explorer_mq_schemas.errors import InvalidRequest
+from explorer_mq_workers.activity import Activity
 from explorer_mq_workers.engines.protocol import Completion
 
 T = TypeVar("T")
+_MOST_REFUSALS = 3
+
 Request = Callable[[], Coroutine[Any, Any, list[Completion]]]
 
 
@@ -22,23 +25,37 @@ class RunScope:
     further requests: no ``except Exception`` keeps it going.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, activity: Activity | None = None) -> None:
         self._loop = asyncio.get_running_loop()
-        self._requests: set[asyncio.Task[list[Completion]]] = set()
+        self._activity = activity or Activity()
+        self._activity.add(self)
         self._ended = False
+        self._refusals = 0
+        self.requests: set[asyncio.Task[list[Completion]]] = set()
+        """Requests in flight."""
         self.calls = 0
         """Requests made so far."""
         self.tokens = 0
-        """Tokens sampled so far; with ``calls`` it shows whether the run makes progress."""
+        """Tokens sampled so far by requests that ended."""
+        self.state: dict[str, Any] = {}
+        """What the workflow noted about itself."""
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        self.end()
+        await asyncio.gather(*self.requests, return_exceptions=True)
+
+    def end(self) -> None:
+        """Abort the requests in flight and refuse further ones."""
         self._ended = True
-        for request in self._requests:
+        for request in self.requests:
             request.cancel()
-        await asyncio.gather(*self._requests, return_exceptions=True)
+
+    def note_progress(self) -> None:
+        """The run is alive; may be called from any thread."""
+        self._activity.mark()
 
     async def request(self, send: Request) -> list[Completion]:
         """What the engine answers; may be awaited on any event loop.
@@ -79,13 +96,25 @@ class RunScope:
 
     async def _request(self, send: Request) -> list[Completion]:
         if self._ended:
-            raise asyncio.CancelledError("the run has ended")
+            await self._refuse()
         request = self._loop.create_task(send(), name="engine request")
-        self._requests.add(request)
+        self.requests.add(request)
         self.calls += 1
+        self._activity.mark()
         try:
             completions = await request
+            self.tokens += sum(len(one.token_ids) for one in completions)
         finally:
-            self._requests.discard(request)
-        self.tokens += sum(len(one.token_ids) for one in completions)
+            self.requests.discard(request)
+            self._activity.answered()
         return completions
+
+    async def _refuse(self) -> None:
+        """End a run's code that still asks; code that will not be ended is put to rest.
+
+        A loop that swallows ``CancelledError`` and asks again would never let others run.
+        """
+        self._refusals += 1
+        if self._refusals > _MOST_REFUSALS:
+            await self._loop.create_future()
+        raise asyncio.CancelledError("the run has ended")

@@ -1,8 +1,8 @@
 """The worker: lease, run, report, settle.
 
-Flow: :meth:`Worker.run` -> :meth:`_take_loop` -> one :meth:`_work` per leased slice -> outcome ->
-:meth:`_report` publishes what came of it -> the lease is settled. Always report, then settle: a
-worker that dies between the two is harmless, because the first result of a slice wins.
+Flow: :meth:`Worker.run` -> :meth:`_take_loop` -> one :meth:`_work` per leased slice, in a slot ->
+``Attempts.run`` -> ``Reports.report`` publishes what came of it, then settles the lease. No outage of
+the server ends a worker: what it has to tell waits, what it works on goes on.
 """
 
 from __future__ import annotations
@@ -10,50 +10,37 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import random
-import socket
-import time
-from dataclasses import dataclass
-from typing import Literal
+import sys
 
-from explorer_mq import __version__
-from explorer_mq.bus.connection import Bus, Msg
+from explorer_mq.bus.connection import Bus, BusOptions, Msg
+from explorer_mq.bus.leases import Lease
+from explorer_mq.bus.patience import Patience
 from explorer_mq.bus.publisher import Publisher
-from explorer_mq.bus.results import ResultLog
-from explorer_mq.bus.tasks import Lease, TaskSource
+from explorer_mq.bus.tasks import TaskSource
 from explorer_mq.bus.topology import wait_ready
 from explorer_mq.crew import Crew, Pulse
 from explorer_mq.plugins import load
 from explorer_mq.running import run_until_signal
 from explorer_mq.settings import Settings
-from explorer_mq_schemas.beats import RunningSlice, WorkerBeat, WorkerState
 from explorer_mq_schemas.cancel import Cancel
-from explorer_mq_schemas.errors import ContractError, EngineError
+from explorer_mq_schemas.errors import BusUnavailable, ContractError, EngineError, ExplorerError
 from explorer_mq_schemas.ids import new_id
-from explorer_mq_schemas.results import Attempt, AttemptEnd, DeadLetter, Failure, Result
-from explorer_mq_schemas.subjects import SliceKey
+from explorer_mq_schemas.results import Failure
+from explorer_mq_schemas.subjects import RunNames
 from explorer_mq_schemas.tasks import Slice
+from explorer_mq_workers.attempts import Attempts
+from explorer_mq_workers.beats import Beats, ClaimSender
 from explorer_mq_workers.engines.protocol import Engine
+from explorer_mq_workers.jobs import Job, Jobs
 from explorer_mq_workers.policy import PolicyFollower
-from explorer_mq_workers.runner import SliceOutcome, WorkflowRunner
+from explorer_mq_workers.reports import Reports
+from explorer_mq_workers.runner import WorkflowRunner
+from explorer_mq_workers.timeouts import TimeoutFollower
 
 logger = logging.getLogger(__name__)
 
-_FIRST_RETRY_S = 0.5
-_LONGEST_RETRY_S = 30.0
-_BODY_CHARS = 10_000
-
-
-@dataclass(slots=True)
-class _Job:
-    """A slice in work and why it was told to stop, if it was."""
-
-    lease: Lease
-    one: Slice
-    attempt: int
-    excused: int
-    started_at: float
-    stop: Literal["", "cancelled", "drained"] = ""
+_GRACE_S = 1.0
+"""How long a workflow may take to end once it is told to."""
 
 
 class Worker:
@@ -64,23 +51,43 @@ class Worker:
         self._bus = bus
         self._engine = engine
         self._settings = settings.worker
-        self._model = getattr(settings.worker.engine, "model", "")
+        self._jobs = Jobs()
         self._publisher = Publisher(bus)
-        self._results = ResultLog(bus, self._publisher)
         self._source = TaskSource(bus, settings.worker.pools, lease_s=settings.scheduler.lease_s)
         self._policy = PolicyFollower(bus, engine)
+        self._timeouts = TimeoutFollower(bus)
+        self._patience = Patience(bus)
         self._runner = WorkflowRunner(engine, concurrent_mode=settings.worker.concurrent_mode)
-        self._jobs: dict[asyncio.Task[None], _Job] = {}
-        self._state: WorkerState = "starting"
-        self._started_at = time.time()
-        self._finished = 0
-        self._random = random.Random()  # noqa: S311 - jitter
-        self.changed = Pulse()
+        # The coordinator fences a worker that shows cancelled work for longer than its own grace.
+        grace_s = min(_GRACE_S, settings.scheduler.cancel_grace_s / 2)
+        self._attempts = Attempts(self._runner, grace_s=grace_s)
+        self._reports = Reports(bus, self._publisher, settings.scheduler, self.name)
+        self._claims = ClaimSender(bus, self.name)
+        self._beats = Beats(
+            bus,
+            self.name,
+            settings.worker,
+            engine,
+            jobs=self._jobs,
+            policy=self._policy,
+            reports=self._reports,
+            source=self._source,
+        )
 
     @property
     def busy_slots(self) -> int:
         """Slices in work at this moment."""
         return len(self._jobs)
+
+    @property
+    def changed(self) -> Pulse:
+        """Beats when a slot was taken or freed."""
+        return self._jobs.changed
+
+    @property
+    def abandoned(self) -> int:
+        """Workflows that go on although they were told to end."""
+        return self._attempts.abandoned
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until ``stop`` is set, then hand back what is unfinished.
@@ -90,7 +97,9 @@ class Worker:
         """
         async with Crew() as crew:
             await self._publisher.start()
-            crew.start(self._beat_loop(), name="beats")
+            crew.start(self._beats.run(), name="beats")
+            crew.start(self._beats.follow_policy(), name="beats of the policy")
+            crew.start(self._claims.run(), name="claims")
             cancels = await self._bus.subscribe(self._bus.names.cancel, self._hear_cancel)
             crew.start(self._watch_engine(), name="engine")
             crew.start(self._watch_bus(), name="connection")
@@ -98,26 +107,29 @@ class Worker:
             try:
                 await self._until(stop, crew)
             finally:
-                self._state = "draining"
+                self._beats.set_state("draining")
                 joining.cancel()
                 await asyncio.gather(joining, return_exceptions=True)
-                await self._drain()
+                await self._drain(crew)
                 await cancels.unsubscribe()
                 await self._policy.close()
+                await self._timeouts.close()
                 await self._publisher.close()
-                self._state = "stopped"
-                await self._send_beat()
+                self._beats.set_state("stopped")
+                await self._beats.send()
 
     async def _join_run(self, crew: Crew) -> None:
         """Wait for the run's coordinator, load the newest policy, then begin to pull."""
-        await wait_ready(self._bus, self._settings.pools)
-        await self._policy.start()
+        pools = self._settings.pools
+        await self._patience.until_done(lambda: wait_ready(self._bus, pools), "joining the run")
+        await self._patience.until_done(self._policy.start, "reading the policy")
+        await self._patience.until_done(self._timeouts.start, "reading the dynamic time-outs")
         await self._source.start()
-        self._state = "ready"
+        self._beats.set_state("ready")
         self._source.add_credits(self._settings.slots)
         crew.start(self._take_loop(crew), name="slices")
         crew.start(self._policy.run(), name="policy")
-        await self._send_beat()
+        crew.start(self._timeouts.run(), name="dynamic time-outs")
         logger.info("worker=%s ready run=%s", self.name, self._bus.names.run)
 
     async def _until(self, stop: asyncio.Event, crew: Crew) -> None:
@@ -135,173 +147,67 @@ class Worker:
     async def _take_loop(self, crew: Crew) -> None:
         while True:
             lease = await self._source.take()
-            crew.start(self._serve(lease), name=f"slice {lease.subject}")
+            if self._is_renewal(lease):
+                self._source.add_credits(1)
+            else:
+                crew.start(self._serve(lease), name=f"slice {lease.subject}")
+
+    def _is_renewal(self, lease: Lease) -> bool:
+        """A slice that comes again while its attempt goes on here is that attempt's new lease.
+
+        So it is after an outage longer than a lease. The delivery uses no attempt.
+        """
+        job = self._jobs.find(lease.key) if lease.key is not None else None
+        if job is None or not job.attempt or job.one != lease.slice:
+            return False
+        self._source.forget(job.lease)
+        job.lease = lease
+        job.excused += 1
+        self._claims.add(job)
+        logger.info("slice=%s goes on under a new lease", job.one.key)
+        return True
 
     async def _serve(self, lease: Lease) -> None:
         try:
-            if lease.slice is None or lease.key is None:
-                await self._set_aside(lease)
+            if lease.slice is None:
+                await self._reports.set_aside(lease)
             else:
-                await self._work(lease, lease.slice, lease.key)
+                await self._work(lease, lease.slice)
         finally:
             self._source.add_credits(1)
 
-    async def _work(self, lease: Lease, one: Slice, key: SliceKey) -> None:
-        history = await self._results.attempts(key) if lease.delivery > 1 else ()
-        excused = history[-1].excused if history else 0
-        attempt = one.attempts_used + max(1, lease.delivery - excused)
-        job = _Job(lease, one, attempt, excused, time.time())
-        if attempt > one.max_attempts:
+    async def _work(self, lease: Lease, one: Slice) -> None:
+        activity = self._runner.new_activity(one.batch, one.task_number, one.run_ids[0])
+        job = self._jobs.open(lease, one, activity)
+        try:
+            await self._attempt(job)
+        except asyncio.CancelledError:
+            if job.stop != "cancelled":
+                raise
+            job.task.uncancel()
+            await self._reports.let_go(job)
+        finally:
+            self._jobs.close(job)
+            if job.stop == "cancelled":  # the coordinator waits to see it gone
+                self._beats.poke()
+
+    async def _attempt(self, job: Job) -> None:
+        await self._reports.count(job)
+        if job.attempt > job.one.max_attempts:
             failure = Failure(
                 code="transient",
                 kind="WorkerLost",
-                message=f"slice {key}: {attempt - 1} attempts ended without a report; its worker "
-                "died or lost its lease each time",
+                message=f"slice {job.one.key}: all {job.one.max_attempts} attempts are used up, the "
+                "last ended without a report; its worker died or lost its lease",
             )
-            await self._give_up(job, failure, 0.0)
+            await self._reports.give_up(job, failure)
             return
-        task = asyncio.current_task()
-        assert task is not None
-        self._jobs[task] = job
-        self.changed.beat()
-        try:
-            await self._report(job, await self._attempt(job))
-        except asyncio.CancelledError:
-            if not job.stop:
-                raise
-            task.uncancel()
-            await self._let_go(job)
-        finally:
-            del self._jobs[task]
-            self._finished += 1
-
-    async def _attempt(self, job: _Job) -> SliceOutcome:
-        started = time.monotonic()
-        try:
-            async with asyncio.timeout(job.one.timeout_s):
-                return await self._runner.run_slice(job.one)
-        except TimeoutError:
-            seconds = time.monotonic() - started
-            text = (
-                f"slice {job.one.key}: no result within {job.one.timeout_s:g} s (attempt time-out)"
-            )
-            return SliceOutcome(
-                failure=Failure(code="timeout", kind="TimeoutError", message=text), seconds=seconds
-            )
-
-    async def _report(self, job: _Job, outcome: SliceOutcome) -> None:
-        if outcome.completed:
-            await self._publish(job, outcome)
-        elif outcome.failure is not None and job.attempt >= job.one.max_attempts:
-            await self._give_up(job, outcome.failure, outcome.seconds)
+        self._claims.add(job)
+        outcome = await self._attempts.run(job, timeout_s=self._timeouts.timeout_s(job.one))
+        if outcome is None:
+            await self._reports.let_go(job)
         else:
-            await self._retry_later(job, outcome)
-
-    async def _publish(self, job: _Job, outcome: SliceOutcome) -> None:
-        kept = 0 if job.one.task.is_eval else len(outcome.experiences)
-        versions = [
-            version
-            for one in outcome.experiences
-            for version in (one.policy_version_start, one.policy_version_end)
-            if version is not None
-        ]
-        result = Result(
-            worker=self.name,
-            attempt=job.attempt,
-            seconds=outcome.seconds,
-            failure=outcome.failure,
-            run_ids=job.one.run_ids,
-            completed=outcome.completed,
-            metrics=tuple(
-                {**metrics, "time/task_execution": outcome.seconds} for metrics in outcome.metrics
-            ),
-            experiences=kept,
-            bytes=len(outcome.payload),
-            policy_version_min=min(versions, default=None),
-            policy_version_max=max(versions, default=None),
-        )
-        if not await self._results.publish(job.one.key, result, outcome.payload):
-            logger.info("slice=%s another attempt was first, result dropped", job.one.key)
-        await job.lease.ack()
-
-    async def _retry_later(self, job: _Job, outcome: SliceOutcome) -> None:
-        longest = min(_LONGEST_RETRY_S, _FIRST_RETRY_S * 2.0 ** (job.attempt - 1))
-        delay_s = longest * self._random.uniform(0.5, 1.0)
-        end: AttemptEnd = (
-            "timeout" if outcome.failure and outcome.failure.code == "timeout" else "failed"
-        )
-        await self._results.publish_attempt(
-            job.one.key,
-            Attempt(
-                worker=self.name,
-                attempt=job.attempt,
-                seconds=outcome.seconds,
-                failure=outcome.failure,
-                end=end,
-                excused=job.excused,
-                retry_in_s=delay_s,
-            ),
-        )
-        logger.warning(
-            "slice=%s attempt=%d %s, again in %.1f s: %s",
-            job.one.key,
-            job.attempt,
-            end,
-            delay_s,
-            outcome.failure.message if outcome.failure else "",
-        )
-        await job.lease.hand_back(delay_s)
-
-    async def _give_up(self, job: _Job, failure: Failure, seconds: float) -> None:
-        """The budget is used up: dead letter, failed result, done."""
-        key = job.one.key
-        letter = DeadLetter(
-            subject=job.lease.subject,
-            reason=failure.message,
-            worker=self.name,
-            attempts=min(job.attempt, job.one.max_attempts),
-            failure=failure,
-            history=await self._results.attempts(key),
-            body=job.lease.raw.decode(errors="replace")[:_BODY_CHARS],
-        )
-        await self._results.publish_dead(key, letter)
-        result = Result(
-            worker=self.name,
-            attempt=min(job.attempt, job.one.max_attempts),
-            seconds=seconds,
-            failure=failure.model_copy(update={"traceback": ""}),
-            run_ids=job.one.run_ids,
-        )
-        await self._results.publish(key, result, b"")
-        logger.error("slice=%s given up: %s", key, failure.message)
-        await job.lease.ack()
-
-    async def _let_go(self, job: _Job) -> None:
-        """Told to stop: a cancelled slice is done with, a drained one goes back unharmed."""
-        if job.stop == "cancelled":
-            await job.lease.ack()
-            return
-        record = Attempt(
-            worker=self.name,
-            attempt=job.attempt,
-            seconds=time.time() - job.started_at,
-            end="drained",
-            excused=job.excused + 1,
-        )
-        await self._results.publish_attempt(job.one.key, record)
-        await job.lease.hand_back()
-
-    async def _set_aside(self, lease: Lease) -> None:
-        error = lease.error or ContractError("unreadable message")
-        letter = DeadLetter(
-            subject=lease.subject,
-            reason=str(error),
-            worker=self.name,
-            body=lease.raw.decode(errors="replace")[:_BODY_CHARS],
-        )
-        await self._results.publish_dead(lease.key, letter)
-        logger.error("message on %s set aside: %s", lease.subject, error)
-        await lease.terminate(str(error))
+            await self._reports.report(job, outcome)
 
     async def _hear_cancel(self, message: Msg) -> None:
         try:
@@ -309,22 +215,25 @@ class Worker:
         except ContractError as error:
             logger.warning("cancel ignored: %s", error)
             return
-        for task, job in list(self._jobs.items()):
+        for job in self._jobs:
             named = not cancel.tasks or job.one.task_number in cancel.tasks
-            if job.one.batch == cancel.batch and named and not job.stop:
-                job.stop = "cancelled"
-                task.cancel()
+            if job.one.batch == cancel.batch and named:
+                job.tell_to_stop("cancelled")
 
-    async def _drain(self) -> None:
-        """Hand back everything at once; other workers need not wait for a lease to end."""
-        await self._source.close()
-        tasks = list(self._jobs)
-        for task in tasks:
-            if not self._jobs[task].stop:
-                self._jobs[task].stop = "drained"
-                task.cancel()
-        if tasks:
-            await asyncio.wait(tasks, timeout=self._settings.drain_timeout_s)
+    async def _drain(self, crew: Crew) -> None:
+        """Hand back everything at once; other workers need not wait for a lease to end.
+
+        Results that are finished are still reported. Without a server nothing of this can be done,
+        and the time is up after ``drain_timeout_s``.
+        """
+        going = [job.task for job in self._jobs]
+        for lease in await self._source.close():
+            untaken = self._reports.hand_back_untaken(lease)
+            going.append(crew.start(untaken, name=f"untaken {lease.subject}"))
+        for job in self._jobs:
+            job.tell_to_stop("drained")
+        if going:
+            await asyncio.wait(going, timeout=self._settings.drain_timeout_s)
         await self._source.stop_extending()
 
     async def _watch_engine(self) -> None:
@@ -333,64 +242,64 @@ class Worker:
     async def _watch_bus(self) -> None:
         raise EngineError(f"NATS connection lost: {await self._bus.wait_closed()}")
 
-    async def _beat_loop(self) -> None:
-        while True:
-            await self._send_beat()
-            await self._policy.changed.wait(self._settings.beat_interval_s)
-
-    async def _send_beat(self) -> None:
-        beat = WorkerBeat(
-            worker=self.name,
-            pools=self._settings.pools,
-            state=self._state,
-            slots=self._settings.slots,
-            running=tuple(
-                RunningSlice(
-                    batch=job.one.batch,
-                    task=job.one.task_number,
-                    slice=job.one.number,
-                    attempt=job.attempt,
-                    started_at=job.started_at,
-                )
-                for job in self._jobs.values()
-            ),
-            policy_version=self._engine.policy_version,
-            policy_error=self._policy.error,
-            policies_loaded=self._policy.loaded,
-            generated_tokens=self._engine.generated_tokens,
-            finished_slices=self._finished,
-            engine=self._engine.name,
-            model=self._model,
-            host=socket.gethostname(),
-            pid=os.getpid(),
-            version=__version__,
-            started_at=self._started_at,
-            sent_at=self._bus.now(),
-        )
-        await self._bus.publish(self._bus.names.beat(self.name), beat.encode())
-
 
 async def serve_worker(settings: Settings, stop: asyncio.Event) -> None:
     """Connect, start the engine, work until ``stop`` is set.
 
     The server is tried before the engine is loaded, so that a wrong url costs no minutes; the
-    connection that lasts is made afterwards, because loading blocks the event loop.
+    connection that lasts is made afterwards, because loading blocks the event loop. That one bears
+    the worker's name, by which the coordinator knows at once when it is gone.
 
     Raises:
         ConfigError, BusUnavailable, PermissionRefused: at once, before the engine is loaded.
         EngineError: the engine died later.
     """
-    options = settings.nats.options(f"worker/{settings.worker.id or socket.gethostname()}")
-    await (await Bus.connect(settings.run, options)).close()
+    name = settings.worker.id or new_id("worker")
+    named = settings.model_copy(update={"worker": settings.worker.model_copy(update={"id": name})})
+    names = RunNames(settings.run)
+    probe = settings.nats.options(names.connection("probe", name))
+    await (await Bus.connect(settings.run, probe)).close()
     engine: Engine = load(settings.worker.engine.type, "explorer_mq.engines")(
         settings.worker.engine
     )
     await engine.start()
+    worker: Worker | None = None
     try:
-        async with await Bus.connect(settings.run, options) as bus:
-            await Worker(bus, engine, settings).run(stop)
+        options = settings.nats.options(names.connection("worker", name))
+        bus = await _connect(settings.run, options, stop)
+        if bus is not None:
+            async with bus:
+                worker = Worker(bus, engine, named)
+                await worker.run(stop)
     finally:
         await engine.close()
+        if worker is not None and worker.abandoned:
+            _leave(worker, sys.exception())
+
+
+async def _connect(run: str, options: BusOptions, stop: asyncio.Event) -> Bus | None:
+    """A connection, however long the server is away; None when ``stop`` was set meanwhile."""
+    while not stop.is_set():
+        try:
+            return await Bus.connect(run, options)
+        except BusUnavailable as error:
+            logger.warning("%s; trying again, since the engine is loaded", error)
+    return None
+
+
+def _leave(worker: Worker, error: BaseException | None) -> None:
+    """End the process: asyncio would wait for ever for workflows that swallow their cancellation."""
+    logger.error(
+        "%d workflows go on although they were cancelled; worker=%s ends without them",
+        worker.abandoned,
+        worker.name,
+    )
+    code = 0
+    if error is not None:
+        logger.error("worker=%s failed: %s", worker.name, error)
+        code = error.exit_code if isinstance(error, ExplorerError) else 1
+    logging.shutdown()
+    os._exit(code)
 
 
 def run_worker(settings: Settings) -> int:

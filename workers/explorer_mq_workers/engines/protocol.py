@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,6 +78,10 @@ class Engine(Protocol):
     def generated_tokens(self) -> int:
         """Tokens sampled since the start."""
 
+    @property
+    def paused_s(self) -> float:
+        """Seconds in all that weight updates held generation up, one in progress included."""
+
     async def start(self) -> None:
         """Load the model.
 
@@ -96,6 +101,12 @@ class Engine(Protocol):
         Raises:
             TaskError: the prompt or the parameters cannot be used.
             EngineError: the engine failed.
+        """
+
+    def tokens_of(self, request: asyncio.Task[Any]) -> int | None:
+        """Tokens sampled so far for the call of :meth:`generate` that runs in ``request``.
+
+        It never shrinks while the call lasts. None: the engine cannot tell.
         """
 
     async def load_policy(self, version: int, path: Path) -> None:

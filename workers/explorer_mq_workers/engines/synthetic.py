@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,15 @@ from explorer_mq_schemas.errors import EngineError, TaskError
 from explorer_mq_schemas.experiences import VersionSegment
 from explorer_mq_schemas.tasks import GenerationConfig
 from explorer_mq_workers.engines.protocol import Completion
+
+
+@dataclass(frozen=True, slots=True)
+class _Running:
+    """A request in progress: start on the loop's clock, duration, and tokens it will yield."""
+
+    started_at: float
+    latency_s: float
+    tokens: int
 
 
 class ByteTokenizer:
@@ -54,9 +64,11 @@ class SyntheticEngine:
         self._settings = settings
         self._random = random.Random(settings.seed)  # noqa: S311 - not for secrets
         self._dead: asyncio.Future[str] | None = None
+        self._running: dict[asyncio.Task[Any], _Running] = {}
         self.tokenizer = ByteTokenizer()
         self.policy_version = 0
         self.generated_tokens = 0
+        self.paused_s = 0.0
 
     async def start(self) -> None:
         """Nothing to load."""
@@ -73,13 +85,20 @@ class SyntheticEngine:
         if not prompt_token_ids:
             raise TaskError("the prompt is empty")
         settings = self._settings
+        size = min(settings.tokens, config.max_tokens or settings.tokens)
         if settings.latency_s:
-            spread = settings.latency_jitter * settings.latency_s
-            await asyncio.sleep(settings.latency_s + self._random.uniform(-spread, spread))
+            await self._take_time(size * config.n)
         if settings.fail_rate and self._random.random() < settings.fail_rate:
             raise EngineError("synthetic failure, as fail_rate asks for")
-        size = min(settings.tokens, config.max_tokens or settings.tokens)
         return [self._complete(size) for _ in range(config.n)]
+
+    def tokens_of(self, request: asyncio.Task[Any]) -> int | None:
+        """Tokens come evenly over the latency."""
+        running = self._running.get(request)
+        if running is None:
+            return 0
+        elapsed_s = asyncio.get_running_loop().time() - running.started_at
+        return int(running.tokens * min(1.0, elapsed_s / running.latency_s))
 
     async def load_policy(self, version: int, path: Path) -> None:
         """Only the number changes."""
@@ -90,6 +109,18 @@ class SyntheticEngine:
         """Never."""
         assert self._dead is not None
         return await asyncio.shield(self._dead)
+
+    async def _take_time(self, tokens: int) -> None:
+        settings = self._settings
+        spread = settings.latency_jitter * settings.latency_s
+        latency_s = settings.latency_s + self._random.uniform(-spread, spread)
+        task = asyncio.current_task()
+        assert task is not None
+        self._running[task] = _Running(asyncio.get_running_loop().time(), latency_s, tokens)
+        try:
+            await asyncio.sleep(latency_s)
+        finally:
+            del self._running[task]
 
     def _complete(self, size: int) -> Completion:
         tokens = [self._random.randrange(self._settings.vocab_size) for _ in range(size)]

@@ -15,6 +15,7 @@ import asyncio
 import itertools
 import logging
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -47,9 +48,11 @@ class VllmEngine:
         self._blueprint: Blueprint | None = None
         self._children: tuple[WatchedChild, ...] = ()
         self._dead: asyncio.Future[str] | None = None
-        self._requests: set[str] = set()
+        self._requests: dict[asyncio.Task[Any], str] = {}
         self._numbers = itertools.count()
         self._swap = asyncio.Lock()
+        self._paused_s = 0.0
+        self._paused_at: float | None = None
         self.policy_version = 0
         self.max_model_tokens = 0
         self.generated_tokens = 0
@@ -69,6 +72,12 @@ class VllmEngine:
     def running_requests(self) -> int:
         """Calls of :meth:`generate` in progress."""
         return len(self._requests)
+
+    @property
+    def paused_s(self) -> float:
+        """Seconds in all that weight updates held generation up, one in progress included."""
+        now = time.monotonic()
+        return self._paused_s + (now - self._paused_at if self._paused_at is not None else 0.0)
 
     async def start(self) -> None:
         """Load the model; blocks the event loop for that time.
@@ -107,7 +116,7 @@ class VllmEngine:
         if llm is None:
             return
         if not self._is_dead and self._requests:
-            await llm.abort(list(self._requests))
+            await llm.abort(list(self._requests.values()))
         await vllm_api.shut_down(llm)
         await end_all(self._children, grace_s=_CLOSE_GRACE_S)
 
@@ -120,15 +129,24 @@ class VllmEngine:
         params = vllm_api.sampling_params(config)
         held = self.policy_version
         request_id = f"exmq-{next(self._numbers)}"
-        self._requests.add(request_id)
+        task = asyncio.current_task()
+        assert task is not None
+        self._requests[task] = request_id
         try:
             final = await vllm_api.request(llm, token_ids, params, request_id, priority)
         finally:
-            self._requests.discard(request_id)
+            self._requests.pop(task, None)
         self._alive()
         found = [vllm_api.completion(output, held=held) for output in final.outputs]
         self.generated_tokens += sum(len(one.token_ids) for one in found)
         return found
+
+    def tokens_of(self, request: asyncio.Task[Any]) -> int | None:
+        """Tokens sampled so far for the call of :meth:`generate` that runs in ``request``."""
+        request_id = self._requests.get(request)
+        if request_id is None:
+            return 0
+        return vllm_api.sampled_tokens(self._llm, request_id)
 
     async def load_policy(self, version: int, path: Path) -> None:
         """Swap in the weights at ``path``, see the protocol; cancelling waits for the swap to end.
@@ -182,13 +200,17 @@ class VllmEngine:
         """Pause, load, verify, label, resume."""
         llm = self._alive()
         wanted = {"version": version, "sha256": digest}
-        await llm.pause_generation(mode="keep", clear_cache=True)
-        for held in await vllm_api.call(llm, "exmq_load_policy", version, str(path)):
-            if held != wanted:
-                raise EngineError(f"an engine process holds {held} instead of {wanted}")
-        await vllm_api.stamp(llm, version)
-        self.policy_version = version
-        await llm.resume_generation()
+        self._paused_at = time.monotonic()
+        try:
+            await llm.pause_generation(mode="keep", clear_cache=True)
+            for held in await vllm_api.call(llm, "exmq_load_policy", version, str(path)):
+                if held != wanted:
+                    raise EngineError(f"an engine process holds {held} instead of {wanted}")
+            await vllm_api.stamp(llm, version)
+            self.policy_version = version
+            await llm.resume_generation()
+        finally:
+            self._paused_s, self._paused_at = self.paused_s, None
 
     def _checked_prompt(self, prompt_token_ids: Sequence[int]) -> list[int]:
         token_ids = [int(token) for token in prompt_token_ids]

@@ -311,6 +311,24 @@ async def stamp(llm: Any, version: int) -> None:
         raise EngineError(f"the engine reports policy version {reported!r} instead of {version}")
 
 
+def sampled_tokens(llm: Any, request_id: str) -> int | None:
+    """Tokens sampled so far for a request in progress; None where vLLM does not tell.
+
+    They are read from the states vLLM keeps in this process anyway, so nothing has to be streamed.
+    """
+    try:
+        processor = llm.output_processor
+        numbers = processor.external_req_ids.get(request_id, ())
+        states = [processor.request_states[number] for number in numbers]
+        total = sum(state.detokenizer.num_output_tokens() for state in states)
+        parent = next((state.parent_req for state in states if state.parent_req), None)
+        if parent is not None:  # answers of this request that are complete already
+            total += sum(len(one.token_ids) for one in parent.output_aggregator if one is not None)
+    except (AttributeError, KeyError, TypeError):
+        return None
+    return int(total)
+
+
 def unfinished_requests(llm: Any) -> int:
     """Requests vLLM has not finished."""
     return int(llm.get_num_unfinished_requests())

@@ -63,10 +63,10 @@ class Driver:
         """
         failures = 0
         while True:
-            if not live.requeue and not decide(live.state, self._bus.now()):
+            now = self._bus.now()  # one time for both questions: between two, a wake could be lost
+            if not live.requeue and not decide(live.state, now):
                 if live.state.outcome is not None:
                     return
-                now = self._bus.now()
                 wake = next_wake(live.state, now)
                 await live.changed.wait(None if wake is None else wake - now)
                 continue

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import subprocess
 import sys
@@ -22,10 +23,12 @@ class Processes:
         self.log_dir = log_dir
         self.children = {}
 
-    def start(self, name, *arguments):
+    def start(self, name, *arguments, environ=None):
         with (self.log_dir / f"{name}.log").open("ab") as log:
             command = [sys.executable, "-m", "explorer_mq", *arguments, *self.common]
-            self.children[name] = subprocess.Popen(command, stdout=log, stderr=log)
+            self.children[name] = subprocess.Popen(
+                command, stdout=log, stderr=log, env={**os.environ, **(environ or {})}
+            )
 
     def worker(self, name, latency_s=0.05):
         latency = ["--worker.engine.latency_s", str(latency_s)]

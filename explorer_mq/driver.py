@@ -38,6 +38,8 @@ from explorer_mq_schemas.journal import Aborted, Finalized, Finalizing, Running
 logger = logging.getLogger(__name__)
 
 _BACK_OFF_S = (0.2, 0.5, 1.0, 2.0, 5.0)
+_LARGE = 100
+"""Tasks of a batch whose metrics take longer than handing them to a thread."""
 
 
 class Driver:
@@ -154,7 +156,10 @@ class Driver:
     async def _deliver(self, live: LiveBatch) -> None:
         state = live.state
         found = statuses(state)
-        metrics = await asyncio.to_thread(batch_metrics, state, found)
+        if state.task_count < _LARGE:
+            metrics = batch_metrics(state, found)
+        else:
+            metrics = await asyncio.to_thread(batch_metrics, state, found)
         seq: int | None = None
         if state.opening.batch_type == "train" and not state.opening.collected:
             names = self._bus.names

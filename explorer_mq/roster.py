@@ -29,6 +29,11 @@ class RunnerWrapper:
         self.leases: dict[str, Claim] = {}
         self.is_fenced = False
 
+    @property
+    def silence_s(self) -> float:
+        """How long the worker said it may be silent."""
+        return 0.0 if self.beat is None else self.beat.silence_s
+
     def hear_beat(self, beat: WorkerBeat, at: float) -> None:
         """Take over what the worker says of itself."""
         self.beat = beat
@@ -94,9 +99,11 @@ class Roster:
 
     def runners(self) -> list[RunnerWrapper]:
         """Workers heard recently, by name; those silent for too long leave the table."""
-        horizon = self._bus.now() - self._silence_s
+        now = self._bus.now()
         self._workers = {
-            name: runner for name, runner in self._workers.items() if runner.heard_at >= horizon
+            name: runner
+            for name, runner in self._workers.items()
+            if now <= runner.heard_at + max(self._silence_s, runner.silence_s)
         }
         return [runner for _, runner in sorted(self._workers.items())]
 

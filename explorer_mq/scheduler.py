@@ -182,7 +182,12 @@ class Scheduler:
         encode_token(str(batch_id))
         with self.batches.reserve(batch_id):
             live = await new_batch(
-                self._streams, self._settings, batch_id=batch_id, tasks=tasks, options=options
+                self._streams,
+                self._settings,
+                batch_id=batch_id,
+                tasks=tasks,
+                options=options,
+                results_seq=self.results.last_seq,
             )
             self._steps.reached(Step.TASKS_STORED)
             await self._streams.journal.append(

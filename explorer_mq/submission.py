@@ -42,8 +42,11 @@ async def new_batch(
     batch_id: int | str,
     tasks: Sequence[Task],
     options: BatchOptions,
+    results_seq: int,
 ) -> LiveBatch:
     """The batch as it is before its opening is journalled; large ones are stored on the way.
+
+    ``results_seq`` is a sequence of the result stream before which there is no result of it.
 
     Raises:
         InvalidRequest: a task has no runs, or ``min_wait_num`` is out of range.
@@ -66,7 +69,7 @@ async def new_batch(
         at=bus.now(),
         tasks=await put_object(streams.publisher, prefix, text) if stored else None,
         inline="" if stored else text.decode(),
-        results_seq=await streams.results.last_seq(),
+        results_seq=results_seq,
         deadline_s=options.deadline_s
         or settings.batch_deadline_s
         or settings.max_timeout_s * attempts + DEADLINE_MARGIN_S,

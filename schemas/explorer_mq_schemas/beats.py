@@ -62,7 +62,8 @@ class WorkerBeat(Message):
     ``policy_version`` is the one its engine was verified to hold, ``policy_error`` why the newest
     could not be loaded. ``generated_tokens`` counts since start. ``rejected_results`` were refused
     because another attempt was first, ``lost_leases`` ran out while the worker held them (it was
-    stopped, or cut off). ``sent_at`` is Unix time in seconds.
+    stopped, or cut off). ``sent_at`` is Unix time in seconds. ``silence_s`` announces that the next
+    beat may take that long: an engine that is being loaded keeps the process from sending any.
     """
 
     worker: str
@@ -84,3 +85,4 @@ class WorkerBeat(Message):
     version: str = ""
     started_at: float = 0.0
     sent_at: float = 0.0
+    silence_s: float = Field(default=0.0, ge=0)

@@ -516,7 +516,7 @@ class World(RuleBasedStateMachine):
         }
 
     def is_settled(self, name: str, task: int, seqs: set[int]) -> bool:
-        """Told from the slices that were queued: each has its result among ``seqs``, each run its end."""
+        """Each slice that was queued has its result among ``seqs``, and each run has come to an end."""
         found = {
             e.report.number: e.report for s in seqs if (e := self.bus.accepted[s][1]).task == task
         }

@@ -30,7 +30,14 @@ from explorer_mq.core.outcome import (
 from explorer_mq.core.records import Report
 from explorer_mq_schemas.batches import BatchResult, BatchView, Parts, TrainBatchManifest
 from explorer_mq_schemas.errors import InvalidRequest
-from explorer_mq_schemas.journal import Aborted, Finalized, Finalizing, Running, Submitting, TaskGroup
+from explorer_mq_schemas.journal import (
+    Aborted,
+    Finalized,
+    Finalizing,
+    Running,
+    Submitting,
+    TaskGroup,
+)
 from explorer_mq_schemas.tasks import Status
 
 CUT_OFF = "Remaining runs were cancelled during scheduler cleanup."
@@ -88,9 +95,7 @@ def some_results(**changes):
 
 def status(task, done, reward, message):
     metrics = ({} if reward is None else {"reward": reward},)
-    return Status(
-        task_id=task, completed_runs=done, total_runs=3, metrics=metrics, message=message
-    )
+    return Status(task_id=task, completed_runs=done, total_runs=3, metrics=metrics, message=message)
 
 
 DONE = CompletedTaskResult(0, status(0, 3, 2 / 3, None), (3, 5), 5)
@@ -168,7 +173,9 @@ def test_eval_statuses_name_their_metrics_by_repeat_times():
 
 def test_manifest_lists_results_with_experiences_by_task_and_slice():
     state = some_results()
-    assert manifest(state, run="r", stream="S", finished=3, metrics={"a": 1.0}) == TrainBatchManifest(
+    assert manifest(
+        state, run="r", stream="S", finished=3, metrics={"a": 1.0}
+    ) == TrainBatchManifest(
         run="r",
         batch="7/math/hard",
         tasks=4,

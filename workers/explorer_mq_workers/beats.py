@@ -21,6 +21,8 @@ from explorer_mq_workers.reports import Reports
 
 _BEAT_GAP_S = 0.1
 _CLAIM_GAP_S = 0.02
+_LOADING_S = 900.0
+"""Ample for the largest model; a worker that is killed while it loads stays listed that long."""
 
 
 class Beats:
@@ -76,11 +78,15 @@ class Beats:
         """Send one beat now."""
         await _send(self._bus, self._bus.names.beat(self._name), self._beat())
 
+    @property
+    def _is_updating(self) -> bool:
+        return self._state == "ready" and self._policy.is_swapping
+
     def _beat(self) -> WorkerBeat:
         return WorkerBeat(
             worker=self._name,
             pools=self._settings.pools,
-            state=self._state,
+            state="updating" if self._is_updating else self._state,
             slots=self._settings.slots,
             running=tuple(job.running() for job in self._jobs if job.attempt),
             policy_version=self._engine.policy_version,
@@ -98,6 +104,26 @@ class Beats:
             started_at=self._started_at,
             sent_at=self._bus.now(),
         )
+
+
+async def announce(bus: Bus, name: str, settings: WorkerSettings) -> None:
+    """Tell that a worker is about to load its engine, during which it cannot send beats."""
+    beat = WorkerBeat(
+        worker=name,
+        pools=settings.pools,
+        state="starting",
+        slots=settings.slots,
+        engine=settings.engine.type,
+        model=str(getattr(settings.engine, "model", "")),
+        host=socket.gethostname(),
+        pid=os.getpid(),
+        version=__version__,
+        started_at=time.time(),
+        sent_at=bus.now(),
+        silence_s=_LOADING_S,
+    )
+    await bus.publish(bus.names.beat(name), beat.encode())
+    await bus.api("INFO")  # a round trip: the beat has left
 
 
 class ClaimSender:

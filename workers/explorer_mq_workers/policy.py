@@ -27,6 +27,7 @@ class PolicyFollower:
     """Keeps one engine at the newest policy version.
 
     ``error`` says why the newest could not be loaded; the engine serves the old one meanwhile.
+    ``is_swapping`` while the engine takes over new weights.
     """
 
     def __init__(self, bus: Bus, engine: Engine) -> None:
@@ -40,6 +41,7 @@ class PolicyFollower:
         )
         self.loaded = 0
         self.error = ""
+        self.is_swapping = False
         self.changed = Pulse()
 
     async def start(self) -> None:
@@ -88,10 +90,13 @@ class PolicyFollower:
         path = self._dir / f"{policy.version}.safetensors"
         try:
             await self._fetch(policy.object, path)
+            self.is_swapping = True
+            self.changed.beat()
             await self._engine.load_policy(policy.version, path)
         except NotFound as error:
             raise NotFound(f"policy version {policy.version}: {error}") from error
         finally:
+            self.is_swapping = False
             path.unlink(missing_ok=True)
         self.loaded += 1
         logger.info("policy_version=%d loaded", policy.version)

@@ -29,7 +29,7 @@ from explorer_mq_schemas.results import Failure
 from explorer_mq_schemas.subjects import RunNames
 from explorer_mq_schemas.tasks import Slice
 from explorer_mq_workers.attempts import Attempts
-from explorer_mq_workers.beats import Beats, ClaimSender
+from explorer_mq_workers.beats import Beats, ClaimSender, announce
 from explorer_mq_workers.engines.protocol import Engine
 from explorer_mq_workers.jobs import Job, Jobs
 from explorer_mq_workers.policy import PolicyFollower
@@ -258,7 +258,8 @@ async def serve_worker(settings: Settings, stop: asyncio.Event) -> None:
     named = settings.model_copy(update={"worker": settings.worker.model_copy(update={"id": name})})
     names = RunNames(settings.run)
     probe = settings.nats.options(names.connection("probe", name))
-    await (await Bus.connect(settings.run, probe)).close()
+    async with await Bus.connect(settings.run, probe) as trial:
+        await announce(trial, name, settings.worker)
     engine: Engine = load(settings.worker.engine.type, "explorer_mq.engines")(
         settings.worker.engine
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from math import comb
 from numbers import Real
 from typing import Any
 
@@ -39,8 +40,9 @@ def calculate_task_level_metrics(
 
     Train: as :func:`aggregate_run_level_metrics`. Eval: ``key/mean@n``, ``key/std@n`` (of the
     population) and, for n > 1, ``key/best@k`` and ``key/worst@k`` for k = n and the powers of two
-    below it. n is ``repeat_times``, so that a run that failed does not rename the series; None
-    takes the number of values. Times are plain means.
+    below it, and for the same k ``key/pass@k`` of values that are all 0 or 1: fewer than k of them,
+    as runs failed, count as what pass@k is at least. n is ``repeat_times``, so that a run that
+    failed does not rename the series; None takes the number of values. Times are plain means.
 
     Raises:
         ContractError: a value is not a real number; names the key.
@@ -72,10 +74,17 @@ def aggregate_metrics(metrics: Sequence[Mapping[str, Any]], prefix: str = "rollo
 def aggregate_eval_metrics(
     metrics: Sequence[Mapping[str, Any]], prefix: str, detailed_stats: bool = False
 ) -> Metrics:
-    """Batch level, eval: ``<prefix>/<name>``, or ``/{mean,max,min,std}`` with ``detailed_stats``."""
+    """Batch level, eval: ``<prefix>/<name>``, or ``/{mean,max,min,std}`` with ``detailed_stats``.
+
+    ``pass@k`` is left out when some tasks lack it: their values were not all 0 or 1, so it would
+    be about the others only.
+    """
     found: Metrics = {}
-    for key, values in _columns(metrics).items():
+    columns = _columns(metrics)
+    for key, values in columns.items():
         name = _split(key)[0]
+        if len(values) < len(columns.get(name.replace("/pass@", "/best@"), ())):
+            continue
         if detailed_stats:
             found.update(
                 {
@@ -100,6 +109,22 @@ def bootstrap_metric(values: Sequence[float], size: int) -> tuple[float, float]:
     return float(drawn.max(axis=1).mean()), float(drawn.min(axis=1).mean())
 
 
+def pass_at_k(correct: int, total: int, k: int) -> float:
+    """The chance that ``k`` of ``total`` samples, ``correct`` of them right, hold a right one.
+
+    Without bias: 1 - C(n-c, k) / C(n, k), in integers up to one correctly rounded division.
+
+    Source: Chen et al. 2021, arXiv:2107.03374, equation 1.
+
+    Raises:
+        ValueError: not 0 <= correct <= total, or not 1 <= k <= total.
+    """
+    if not (0 <= correct <= total and 1 <= k <= total):
+        raise ValueError(f"no pass@{k} of {correct} in {total} samples")
+    draws = comb(total, k)
+    return (draws - comb(total - correct, k)) / draws
+
+
 def as_number(key: str, value: Any) -> float:
     """The metric ``value`` as a float; any real number counts, numpy's and torch's scalars too.
 
@@ -120,10 +145,14 @@ def _eval_metrics(name: str, values: Sequence[float], count: int) -> Metrics:
         f"{name}/mean@{count}": float(np.mean(values)),
         f"{name}/std@{count}": float(np.std(values)),
     }
+    is_binary = all(value in {0.0, 1.0} for value in values)
     for size in _sizes(count):
         best, worst = bootstrap_metric(values, size)
         found[f"{name}/best@{size}"] = best
         found[f"{name}/worst@{size}"] = worst
+        if is_binary:
+            drawn = min(size, len(values))
+            found[f"{name}/pass@{size}"] = pass_at_k(round(sum(values)), len(values), drawn)
     return found
 
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from explorer_mq.core.batch import (
     LEGAL_MOVES,
+    Abort,
     Close,
     FinalizeRequested,
     FinalizeWithdrawn,
@@ -178,6 +179,7 @@ def test_asked_for_batch_closes_or_is_expired_at_its_deadline(found, kind, min_w
     for now in (1050.0, 1051.0):
         closes = [effect for effect in decide(state, now) if isinstance(effect, Close)]
         assert len(closes) + expired(state, now) == 1
+        assert not any(isinstance(effect, Abort) for effect in decide(state, now))
     assert kind == "train" or closes
 
 
@@ -295,6 +297,31 @@ def test_partial_results_are_delivered_only_when_asked_for():
         state = evolve(state, FinalizeRequested(1050.0))
         (close,) = decide(state, 1050.0)
         assert close.entry == Finalizing(batch=1, results=ranges, reason="deadline")
+
+
+@pytest.mark.parametrize(
+    ("changes", "done", "reason"),
+    [
+        ({"return_partial": True}, (), None),
+        ({"return_partial": True}, (0,), "deadline"),
+        ({}, (0,), None),
+        ({"batch_type": "eval"}, (), "deadline"),
+    ],
+)
+def test_deadline_delivers_what_suffices(changes, done, reason):
+    state = arrive(running(**changes), 0, 0, 1, done)
+    assert close_reason(state, 1099.9) is None
+    assert close_reason(state, 1100.0) == reason
+    assert expired(state, 1100.0) == (reason is None)
+    assert not expired(state, 1099.9)
+
+
+def test_deadline_does_not_wait_for_the_end_of_the_grace_time():
+    state = running(min_wait_num=1, grace_s=500.0)
+    for need in needs_of(state, 0):
+        assert close_reason(state, 1100.0) is None
+        state = arrive(state, 0, need.number, need.number + 1, need.run_ids)
+    assert [close_reason(state, now) for now in (1099.9, 1100.0)] == [None, "deadline"]
 
 
 def test_given_up_batch_keeps_tasks_with_a_completed_run():

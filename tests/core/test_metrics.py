@@ -9,6 +9,7 @@ from explorer_mq.core.metrics import (
     aggregate_eval_metrics,
     aggregate_metrics,
     aggregate_run_level_metrics,
+    as_number,
     bootstrap_metric,
     calculate_task_level_metrics,
 )
@@ -63,3 +64,76 @@ def test_numpy_scalars_count_and_others_are_named():
     assert aggregate_run_level_metrics([{"a": np.float32(2)}, {"a": np.int64(4)}]) == {"a": 3.0}
     with pytest.raises(ContractError, match="'bad'"):
         aggregate_run_level_metrics([{"bad": "text"}])
+
+
+def test_task_metrics_of_an_eval_keep_other_aggregations_and_mean_times():
+    rows = [
+        {"n:sum": 1, "t:last": 3, "time/run_execution": 2.0, "my/time/task_execution_s": 1.0},
+        {"n:sum": 4, "t:last": 7, "time/run_execution": 4.0, "my/time/task_execution_s": 4.0},
+    ]
+    assert calculate_task_level_metrics(rows, is_eval=True, repeat_times=4) == {
+        "n:sum": 5.0,
+        "t:last": 7.0,
+        "time/run_execution": 3.0,
+        "my/time/task_execution_s": 2.5,
+    }
+    assert calculate_task_level_metrics(rows, is_eval=False)["n:sum"] == 5.0
+
+
+@pytest.mark.parametrize(
+    ("count", "sizes"),
+    [(1, []), (2, [2]), (3, [2, 3]), (4, [2, 4]), (8, [2, 4, 8]), (9, [2, 4, 8, 9])],
+)
+def test_best_of_k_is_told_for_powers_of_two_and_all(count, sizes):
+    found = calculate_task_level_metrics([{"r": 1.0}] * count, is_eval=True)
+    assert found == {
+        f"r/mean@{count}": 1.0,
+        f"r/std@{count}": 0.0,
+        **{f"r/{kind}@{size}": 1.0 for size in sizes for kind in ("best", "worst")},
+    }
+
+
+def test_batch_metrics_have_three_kinds_of_a_mean_and_one_of_the_rest():
+    rows = [{"a": 1.0, "b:min": 5, "c:x:max": 1}, {"a": 4.0, "b:min": 2, "c:x:max": 3}, {"sum": 8}]
+    assert aggregate_metrics(rows) == {
+        "rollout/a/mean": 2.5,
+        "rollout/a/max": 4.0,
+        "rollout/a/min": 1.0,
+        "rollout/b/min": 2.0,
+        "rollout/c:x/max": 3.0,
+        "rollout/sum/mean": 8.0,
+        "rollout/sum/max": 8.0,
+        "rollout/sum/min": 8.0,
+    }
+    assert aggregate_eval_metrics(rows[:2], "p") == {"p/a": 2.5, "p/b": 3.5, "p/c:x": 2.0}
+
+
+def test_last_is_the_last_of_all_rows():
+    rows = [{"a:last": value} for value in (1, 2, 3)]
+    assert aggregate_run_level_metrics(rows) == {"a:last": 3.0}
+
+
+class Scalar:
+    """What torch's tensors of one number look like; of several, ``item`` raises."""
+
+    def __init__(self, answer):
+        self.answer = answer
+
+    def item(self):
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer
+
+
+def test_scalars_of_other_libraries_count():
+    assert as_number("a", Scalar(2)) == 2.0
+    assert as_number("a", np.array([3.5])) == 3.5
+    assert as_number("a", True) == 1.0
+
+
+@pytest.mark.parametrize(
+    "value", [Scalar(kind("no")) for kind in (TypeError, ValueError, RuntimeError)]
+)
+def test_arrays_of_several_numbers_are_named(value):
+    with pytest.raises(ContractError, match=r"^metric 'a' is <.*>; metrics are real numbers$"):
+        as_number("a", value)

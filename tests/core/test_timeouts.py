@@ -44,6 +44,22 @@ def test_batches_without_a_success_say_nothing():
     assert history.add("train", {3: (0, 0.0)}, complete=True).means("train") == {}
 
 
+def test_means_weigh_every_attempt_alike():
+    history = TimeoutHistory(window=9)
+    history = history.add("train", {4: (3, 3.0), 1: (1, 0.5)}, complete=True)
+    history = history.add("train", {4: (1, 9.0)}, complete=True)
+    assert history.means("train") == {1: 0.5, 4: 3.0}
+    assert list(history.means("train")) == [1, 4]
+
+
+def test_timeouts_are_apart_for_train_and_eval():
+    history = TimeoutHistory(window=9).add("train", {1: (1, 2.0)}, complete=True)
+    history = history.add("eval", {1: (1, 5.0)}, complete=True)
+    found = history.timeouts(ratio=2.0, warmup_min_steps=0)
+    assert found == AttemptTimeouts(ratio=2.0, train={1: 2.0}, eval={1: 5.0})
+    assert history.timeouts(ratio=2.0, warmup_min_steps=2) == AttemptTimeouts(ratio=2.0)
+
+
 @pytest.mark.parametrize(
     ("is_eval", "runs", "seconds"),
     [

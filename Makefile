@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 EXTRA_INDEX := $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX),)
 
-.PHONY: demo test chaos install lint clean
+.PHONY: bench demo test chaos install lint clean
 
 demo: $(STAMP)
 	$(BIN)/explorer-mq demo
@@ -18,6 +18,9 @@ test: $(STAMP) lint
 # At least 200 kills of mixed kinds, 20,000 slices and 300 batches: some six minutes on two cores.
 chaos: $(STAMP)
 	$(BIN)/explorer-mq chaos --seconds 120 --kills 200 --batches 300 --slices 20000 --standby --json
+
+bench: $(STAMP)
+	$(BIN)/python -m pytest -m bench tests/bench
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check .

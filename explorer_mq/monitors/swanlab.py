@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from explorer_mq.monitors.libraries import library
 from explorer_mq.monitors.protocol import MonitorOptions
 from explorer_mq.monitors.tables import as_markdown
+
+# It would ask for a login on the terminal and replace the process's standard streams.
+_QUIET = {"interactive": False, "terminal": {"proxy_type": "none"}}
 
 
 class SwanlabMonitor:
@@ -21,6 +25,7 @@ class SwanlabMonitor:
 
     def __init__(self, options: MonitorOptions) -> None:
         self._swanlab = library("swanlab", extra="swanlab")
+        _talk_to_stderr()
         folder = options.dir / "swanlab"
         folder.mkdir(parents=True, exist_ok=True)
         opening: dict[str, Any] = {
@@ -28,6 +33,7 @@ class SwanlabMonitor:
             "name": options.name,
             "log_dir": str(folder),
             "mode": "offline",
+            "settings": _QUIET,
         }
         self._run = self._swanlab.init(**opening | dict(options.options))
 
@@ -44,3 +50,10 @@ class SwanlabMonitor:
     def close(self) -> None:
         """Finish the run; online this sends what is left."""
         self._run.finish()
+
+
+def _talk_to_stderr() -> None:
+    """Move its greetings: standard output belongs to commands, whose lines programs read."""
+    console = getattr(sys.modules.get("swanlab.sdk.internal.pkg.console"), "c", None)
+    if console is not None and hasattr(console, "file"):
+        console.file = sys.stderr

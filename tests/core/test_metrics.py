@@ -28,6 +28,9 @@ def test_eval_metrics_match_the_golden_values():
         "r/worst@4": 0.194,
         "r/best@6": 0.999,
         "r/worst@6": 0.089,
+        "r/pass@2": 14 / 15,
+        "r/pass@4": 1.0,
+        "r/pass@6": 1.0,
     }
     assert found == pytest.approx(wanted, abs=1e-4)
 
@@ -89,7 +92,7 @@ def test_best_of_k_is_told_for_powers_of_two_and_all(count, sizes):
     assert found == {
         f"r/mean@{count}": 1.0,
         f"r/std@{count}": 0.0,
-        **{f"r/{kind}@{size}": 1.0 for size in sizes for kind in ("best", "worst")},
+        **{f"r/{kind}@{size}": 1.0 for size in sizes for kind in ("best", "worst", "pass")},
     }
 
 

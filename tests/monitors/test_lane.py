@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import subprocess
+import sys
 import time
 
 import pytest
@@ -128,3 +130,23 @@ def test_failures_of_closing_are_counted(recorder, caplog):
     assert end(lane)
     assert lane.faults.errors == 1
     assert "closing failed: ZeroDivisionError" in caplog.text
+
+
+def test_a_process_ends_although_a_monitor_hangs():
+    code = """
+import threading
+from explorer_mq.monitors.lane import Lane
+
+entered = threading.Event()
+
+def opening():
+    entered.set()
+    threading.Event().wait()
+
+lane = Lane("hangs", opening)
+lane.put(print)
+entered.wait()
+lane.begin_close()
+assert not lane.join(0)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=30)

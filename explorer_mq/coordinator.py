@@ -94,6 +94,7 @@ class RolloutCoordinator:
         return_partial_tasks: bool = False,
         auto_finalize: bool = False,
         deadline_s: float | None = None,
+        note: dict[str, Any] | None = None,
     ) -> None:
         """Journal the batch and queue all its slices; returns when they are queued.
 
@@ -108,6 +109,7 @@ class RolloutCoordinator:
             return_partial_tasks: deliver tasks with some completed runs when the batch closes early.
             auto_finalize: close the batch without a call of finalize.
             deadline_s: how long the batch may take from now on.
+            note: JSON of the caller's own, stored with the batch and given back with its result.
 
         Raises:
             InvalidRequest: (a ``ValueError``) the id is active or used up, or a task is not valid;
@@ -119,6 +121,7 @@ class RolloutCoordinator:
             return_partial=return_partial_tasks,
             auto_finalize=auto_finalize,
             deadline_s=deadline_s,
+            note=note or {},
         )
         await self.scheduler.open_batch(batch_id, tasks, options)
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from explorer_mq.bus.objects import put_object
 from explorer_mq.core.batch import open_batch
@@ -33,6 +34,7 @@ class BatchOptions:
     auto_finalize: bool = False
     deadline_s: float | None = None
     collected: bool = False
+    note: dict[str, Any] = field(default_factory=dict)
 
 
 async def new_batch(
@@ -83,5 +85,6 @@ async def new_batch(
         return_partial=options.return_partial or over_rollout.return_partial_tasks,
         auto_finalize=options.auto_finalize,
         collected=options.collected,
+        note=options.note,
     )
     return LiveBatch(open_batch(entry), lines)

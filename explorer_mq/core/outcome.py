@@ -144,7 +144,23 @@ def end_entry(
         metrics=metrics,
         manifest_seq=manifest_seq,
         durations=durations_of(attempts),
+        rewards=_rewards(state) if state.opening.note else (),
     )
+
+
+def _rewards(state: BatchState) -> tuple[float | None, ...]:
+    """Mean reward of each task over its completed runs; runs without a reward do not count."""
+    found: list[float | None] = [None] * state.task_count
+    for task, record in state.tasks.items():
+        rewards = [
+            float(metrics["reward"])
+            for report in record.reports
+            for metrics in report.run_metrics()
+            if "reward" in metrics
+        ]
+        if rewards:
+            found[task] = sum(rewards) / len(rewards)
+    return tuple(found)
 
 
 def batch_result(state: BatchState) -> BatchResult:
@@ -166,6 +182,8 @@ def batch_result(state: BatchState) -> BatchResult:
         completed_runs=entry.completed_runs,
         experiences=entry.experiences,
         late_results=state.late_total,
+        note=state.opening.note,
+        rewards=() if isinstance(entry, Aborted) else entry.rewards,
         metrics=entry.metrics,
         reason=entry.reason if isinstance(entry, Aborted) else "",
     )

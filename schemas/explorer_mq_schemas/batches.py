@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Any
 
 from pydantic import Field
 
@@ -60,6 +61,7 @@ class BatchResult(Message):
 
     ``tasks`` and ``runs`` were asked for; ``finished_task_count`` tasks have a status,
     ``completed_runs`` yielded ``experiences``. ``late_results`` came after the close and were removed.
+    ``note`` is the submitter's own; with one, ``rewards`` is the mean reward of each task.
     """
 
     batch_id: int | str
@@ -71,6 +73,8 @@ class BatchResult(Message):
     completed_runs: int = 0
     experiences: int = 0
     late_results: int = 0
+    note: dict[str, Any] = Field(default_factory=dict)
+    rewards: tuple[float | None, ...] = ()
     metrics: dict[str, float] = Field(default_factory=dict)
     reason: str = ""
 

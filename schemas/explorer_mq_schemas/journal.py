@@ -46,6 +46,8 @@ class Submitting(_Entry):
     ``max_attempts`` limits each run; the pause before a retry is ``retry_first_s``, doubled with each
     attempt up to ``retry_longest_s``. ``grace_s`` is how long stragglers are waited for once
     ``min_wait_num`` tasks are settled. With ``return_partial`` the deadline delivers what is there.
+    ``note`` is the submitter's own: an explorer keeps its state there, so that a step and the state
+    after it are stored together.
     """
 
     entry: Literal["submitting"] = "submitting"
@@ -66,6 +68,7 @@ class Submitting(_Entry):
     return_partial: bool = False
     auto_finalize: bool = False
     collected: bool = False
+    note: dict[str, Any] = Field(default_factory=dict)
 
 
 class Running(_Entry):
@@ -96,7 +99,8 @@ class Finalized(_Entry):
     """The batch is done: its training batch (if any) is published, its metrics are known.
 
     ``durations`` holds, by number of runs in a slice, how many attempts succeeded and their seconds
-    in all.
+    in all. ``rewards`` is the mean reward of each task, None where no run completed; only for batches
+    with a note.
     """
 
     entry: Literal["finalized"] = "finalized"
@@ -107,6 +111,7 @@ class Finalized(_Entry):
     metrics: dict[str, float]
     manifest_seq: int | None = None
     durations: dict[int, tuple[int, float]] = Field(default_factory=dict)
+    rewards: tuple[float | None, ...] = ()
 
 
 class Aborted(_Entry):

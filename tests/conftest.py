@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
 import pytest
@@ -64,6 +65,17 @@ async def bus(connect: Callable[..., Awaitable[Bus]]) -> AsyncIterator[Bus]:
     await ensure_pool(opened, "default", lease_s=LEASE_S)
     yield opened
     await remove(opened)
+
+
+@pytest.fixture(autouse=True)
+def logging_as_it_was() -> Iterator[None]:
+    """Commands set up logging for their process; the tests after them hear warnings again."""
+    root = logging.getLogger()
+    level, handlers = root.level, list(root.handlers)
+    yield
+    root.setLevel(level)
+    root.handlers[:] = [handler for handler in handlers if handler in root.handlers] or handlers
+    logging.captureWarnings(capture=False)
 
 
 @pytest.fixture(autouse=True)

@@ -58,6 +58,11 @@ class RolloutCoordinator:
         """The workers of the run."""
         return self.scheduler.roster
 
+    @property
+    def is_leading(self) -> bool:
+        """Prepared, and nothing has ended it."""
+        return self._prepared and self.scheduler.is_running
+
     async def prepare(self, *, standby: bool = False) -> None:
         """Replay the journal and take up every open batch where it stopped; safe to call twice.
 

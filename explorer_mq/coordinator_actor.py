@@ -7,6 +7,7 @@ stores the tasks next to the results first and sends the reference.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,10 +18,12 @@ from explorer_mq.bus.publisher import Publisher
 from explorer_mq.coordinator import RolloutCoordinator
 from explorer_mq.submission import INLINE_TASKS_BYTES
 from explorer_mq_schemas.batches import BatchResult, BatchView
-from explorer_mq_schemas.errors import NotFound
+from explorer_mq_schemas.errors import NotFound, TransientError
 from explorer_mq_schemas.ids import new_id
 from explorer_mq_schemas.messages import ObjectRef
 from explorer_mq_schemas.tasks import BatchType, Task
+
+logger = logging.getLogger(__name__)
 
 ACTOR = "coordinator"
 
@@ -132,6 +135,8 @@ class CoordinatorHandle:
                         await self._actor.call("ping")
                     except NotFound:
                         await leads.wait()
+                    except TransientError as error:
+                        logger.debug("no answer yet: %s", error)
                     else:
                         return
         finally:

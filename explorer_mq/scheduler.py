@@ -146,6 +146,11 @@ class Scheduler:
         await self._leadership.release()
         await self._streams.publisher.close()
 
+    @property
+    def is_running(self) -> bool:
+        """Started, and no background task has failed."""
+        return self._crew is not None and self._crew.failure is None
+
     async def failed(self) -> BaseException:
         """Wait until the scheduler cannot go on, and return why (fenced, or a defect)."""
         return await self.running().failed()

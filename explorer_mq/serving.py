@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 from explorer_mq import __version__
 from explorer_mq.bus.actors import ActorService
@@ -28,6 +30,8 @@ _PAUSE_S = 1.0
 async def serve_run(settings: Settings, stop: asyncio.Event, *, standby: bool = False) -> None:
     """Set up the run, take up its batches and answer calls until ``stop`` is set.
 
+    With ``explorer.tasksets`` it explores them and returns when they are used up.
+
     With ``standby`` it first waits, ready to lead, until the present leader ends.
 
     Raises:
@@ -47,26 +51,63 @@ async def serve_run(settings: Settings, stop: asyncio.Event, *, standby: bool = 
 
 
 async def _lead(bus: Bus, settings: Settings, name: str, *, standby: bool) -> None:
-    """Lead until cancelled or fenced; a start that the server's trouble cut off is made again."""
+    """Lead until fenced, cancelled or done; what the server's trouble cut off is started over."""
     while True:
-        coordinator = RolloutCoordinator(bus, settings, name=name)
-        services: list[ActorService] = []
         try:
             await ensure(bus, settings.streams.limits())
-            await coordinator.prepare(standby=standby)
-            services.append(await serve_coordinator(bus, coordinator, version=__version__))
-            services.append(await serve_scheduler(bus, coordinator.scheduler, version=__version__))
-            logger.info("coordinator of run %s ready", settings.run)
-            text = f"coordinator {name} leads"
-            await coordinator.scheduler.tell(Event(kind="leader", at=bus.now(), text=text))
-            raise await coordinator.failed()
+            if settings.explorer.tasksets:
+                await _explore(bus, settings, name, standby=standby)
+                return
+            await _coordinate(bus, settings, name, standby=standby)
         except TransientError as error:
             logger.warning("coordinator of run %s starts over: %s", settings.run, error)
-        finally:
-            for service in services:
-                await service.close()
-            await coordinator.shutdown()
         await bus.wait_reconnect(_PAUSE_S)
+
+
+async def _coordinate(bus: Bus, settings: Settings, name: str, *, standby: bool) -> None:
+    coordinator = RolloutCoordinator(bus, settings, name=name)
+    try:
+        await coordinator.prepare(standby=standby)
+        async with _services(bus, settings, coordinator, name):
+            raise await coordinator.failed()
+    finally:
+        await coordinator.shutdown()
+
+
+async def _explore(bus: Bus, settings: Settings, name: str, *, standby: bool) -> None:
+    """Explore to the end of the task sets, answering calls meanwhile."""
+    from explorer_mq.explorer import Explorer
+
+    explorer = Explorer(bus, settings, name=name)
+    try:
+        await explorer.prepare(standby=standby)
+        async with _services(bus, settings, explorer.coordinator, name), Crew() as crew:
+            exploring = crew.start(explorer.explore(), name="explore")
+            failed = crew.start(explorer.coordinator.failed(), name="failure")
+            await asyncio.wait((exploring, failed), return_when=asyncio.FIRST_COMPLETED)
+            if not exploring.done():
+                raise failed.result()
+            exploring.result()
+        logger.info("run %s: all %d steps are done", settings.run, explorer.progress.finalized)
+    finally:
+        await explorer.shutdown()
+
+
+@asynccontextmanager
+async def _services(
+    bus: Bus, settings: Settings, coordinator: RolloutCoordinator, name: str
+) -> AsyncIterator[None]:
+    services: list[ActorService] = []
+    try:
+        services.append(await serve_coordinator(bus, coordinator, version=__version__))
+        services.append(await serve_scheduler(bus, coordinator.scheduler, version=__version__))
+        logger.info("coordinator of run %s ready", settings.run)
+        text = f"coordinator {name} leads"
+        await coordinator.scheduler.tell(Event(kind="leader", at=bus.now(), text=text))
+        yield
+    finally:
+        for service in services:
+            await service.close()
 
 
 def run_coordinator(settings: Settings, *, standby: bool = False) -> int:

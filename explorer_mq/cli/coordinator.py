@@ -26,9 +26,9 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
 COMMANDS = (
     Command(
         name="coordinator",
-        summary="run the coordinator of a run",
+        summary="run the coordinator of a run; explores explorer.tasksets if there are any",
         run=_coordinator,
-        sections=("nats", "streams", "scheduler", "log"),
+        sections=("nats", "streams", "scheduler", "explorer", "monitors", "log"),
         arguments=_arguments,
     ),
 )

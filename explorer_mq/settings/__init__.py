@@ -7,6 +7,7 @@ and merges, ``load`` checks. Constructing :class:`Settings` itself reads nothing
 from __future__ import annotations
 
 from explorer_mq.settings.engines import EngineSettings, SyntheticSettings, VllmSettings
+from explorer_mq.settings.explorer import ExplorerSettings
 from explorer_mq.settings.load import load_settings, sources
 from explorer_mq.settings.model import (
     DemoSettings,
@@ -26,6 +27,7 @@ __all__ = [
     "DemoSettings",
     "DynamicTimeoutSettings",
     "EngineSettings",
+    "ExplorerSettings",
     "LogSettings",
     "NatsSettings",
     "SchedulerSettings",

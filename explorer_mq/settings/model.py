@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from explorer_mq.monitors.settings import MonitorSettings
 from explorer_mq.settings.engines import EngineSettings, VllmSettings
+from explorer_mq.settings.explorer import ExplorerSettings
 from explorer_mq.settings.section import Section
 from explorer_mq_schemas.errors import ExplorerError
 from explorer_mq_schemas.ids import check_run, encode_token
@@ -300,6 +302,12 @@ class Settings(BaseSettings):
     streams: StreamSettings = Field(default_factory=StreamSettings, description="retention")
     scheduler: SchedulerSettings = Field(
         default_factory=SchedulerSettings, description="time-outs and retries"
+    )
+    explorer: ExplorerSettings = Field(
+        default_factory=ExplorerSettings, description="the loop over task sets"
+    )
+    monitors: MonitorSettings = Field(
+        default_factory=MonitorSettings, description="where metrics go"
     )
     worker: WorkerSettings = Field(default_factory=WorkerSettings, description="a worker")
     trainer: TrainerSettings = Field(default_factory=TrainerSettings, description="a trainer")

@@ -37,6 +37,8 @@ logger = logging.getLogger(__name__)
 
 Unreadable = Literal["raise", "skip"]
 
+_TELL_S = 1.0
+
 
 class TrainerClient:
     """Reads the finished batches of ``run`` and publishes policy versions.
@@ -120,6 +122,8 @@ class TrainerClient:
             await leases.start()
             self._room = asyncio.Semaphore(self._prefetch)
             self._policy = PolicyWriter(bus, publisher, self.name)
+            stack.push_async_callback(self._tell_stopped)
+            await self._policy.tell_phase("running")
             self._tasks = [
                 asyncio.create_task(self._fetch(bus, leases), name="trainer fetch"),
                 asyncio.create_task(leases.extend_forever(), name="trainer leases"),
@@ -187,10 +191,27 @@ class TrainerClient:
         self._need_connection()
         return await self._policy.publish(weights, version)
 
+    async def require_sync(self) -> None:
+        """Ask a trainer-driven explorer to take over the newest published weights.
+
+        Raises:
+            TransientError: the server did not confirm it.
+        """
+        self._need_connection()
+        await self._policy.tell_phase("requires_sync")
+
     async def policy(self) -> PolicyAnnouncement | None:
         """The newest announced policy version, None before the first."""
         self._need_connection()
         return await self._policy.newest()
+
+    async def _tell_stopped(self) -> None:
+        """An explorer that waits for weights then knows that none will come."""
+        try:
+            async with asyncio.timeout(_TELL_S):
+                await self._policy.tell_phase("stopped")
+        except (TransientError, TimeoutError) as error:
+            logger.warning("trainer=%s did not say that it stops: %s", self.name, error)
 
     async def _wait_for_run(self, bus: Bus) -> None:
         try:

@@ -276,12 +276,12 @@ class BatchLeases:
 
 
 async def wait_for_run(bus: Bus) -> None:
-    """Return once the run's stream of training batches exists, waiting for its creation.
+    """Return once the run's streams exist, waiting for their creation.
 
     Raises:
         BusUnavailable, PermissionRefused: the server does not answer.
     """
-    stream = bus.names.train_stream
+    stream = bus.names.state_stream  # the last one that a coordinator creates
     created = asyncio.Event()
 
     async def note(_: Msg) -> None:

@@ -17,6 +17,7 @@ from explorer_mq.trainer.weights import pack_weights
 from explorer_mq_schemas.errors import BusUnavailable, InvalidRequest, NotFound
 from explorer_mq_schemas.messages import ObjectRef
 from explorer_mq_schemas.policy import PolicyAnnouncement
+from explorer_mq_schemas.trainers import TrainerPhase, TrainerState, trainer_key
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +34,15 @@ class PolicyWriter:
         self._trainer = trainer
         self._state = RunState(bus)
         self._one_at_a_time = asyncio.Lock()
+
+    async def tell_phase(self, phase: TrainerPhase) -> None:
+        """Let explorers know what this trainer is doing.
+
+        Raises:
+            TransientError: the server did not confirm it.
+        """
+        state = TrainerState(trainer=self._trainer, phase=phase, at=self._bus.now())
+        await self._state.put(trainer_key(self._trainer), state.encode())
 
     async def newest(self) -> PolicyAnnouncement | None:
         """What is announced now."""

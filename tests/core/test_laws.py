@@ -267,6 +267,12 @@ def test_aborted_batch_that_was_not_closed_first_holds_only_late_results():
     assert arrive(state, 0, 0, 2, [0, 1]) == state
 
 
+def test_aborted_batch_retries_nothing():
+    state = arrive(running(), 0, 0, 2, [0])
+    assert len(state.retries) == 1
+    assert evolve(state, ABORTED).retries == frozenset()
+
+
 def test_batch_aborted_while_it_is_delivered_keeps_what_it_was_closed_with():
     state = evolve(at(Phase.FINALIZING), ABORTED)
     assert (state.phase, state.late, state.outcome) == (Phase.ABORTED, frozenset(), ABORTED)

@@ -40,6 +40,7 @@ from explorer_mq_schemas.journal import (
 )
 from explorer_mq_schemas.tasks import Status
 
+WHO = {"batch": "7/math/hard", "batch_type": "train"}
 CUT_OFF = "Remaining runs were cancelled during scheduler cleanup."
 
 
@@ -121,6 +122,8 @@ def test_awaited_task_counts_when_partial_ones_do_and_has_a_run():
     assert completed_tasks(some_results(), partial=True) == [PARTIAL, DONE, FAILED, AWAITED]
     nothing = told(opened(), 3, 0, 1, failure="boom")
     assert completed_tasks(nothing, partial=True) == []
+    (one,) = completed_tasks(told(opened(), 3, 0, 1, 1.0), partial=True)
+    assert one.status.completed_runs == 1
 
 
 def test_closed_batch_has_every_task_that_was_delivered():
@@ -265,6 +268,18 @@ def test_result_of_a_finalized_batch_needs_no_reason():
     assert (found.state, found.reason, found.completed_runs) == ("finalized", "", 2)
     assert (over.opening.inline, over.settled) == ("", 1)
     assert list(over.tasks.items()) == []
+
+
+@pytest.mark.parametrize(("note", "rewards"), [({}, ()), ({"step": 7}, (2 / 3, None, 0.5, 0.5))])
+def test_batch_with_a_note_ends_with_the_rewards_of_its_tasks(note, rewards):
+    state = told(some_results(note=note), 3, 1, 10, 0.9, runs=1, metrics_json=b'[{"other":0.9}]')
+    closed = evolve(state, Finalizing(batch=state.batch, results=((1, 10),), reason="complete"))
+    entry = end_entry(closed, finished=4, metrics={}, manifest_seq=None)
+    assert entry.rewards == rewards
+    found = batch_result(evolve(closed, entry))
+    assert (found.note, found.rewards) == (note, rewards)
+    aborted = batch_result(evolve(closed, Aborted(**WHO, reason="why")))
+    assert (aborted.note, aborted.rewards, aborted.reason) == (note, (), "why")
 
 
 def test_open_batch_has_no_result():

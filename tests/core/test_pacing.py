@@ -46,7 +46,13 @@ def trace(pacing, total):
 
 
 def text(actions):
-    short = {Do.SUBMIT: "s", Do.EVALUATE: "e", Do.FINALIZE: "f", Do.FINALIZE_EVALS: "fe", Do.SYNC: "y"}
+    short = {
+        Do.SUBMIT: "s",
+        Do.EVALUATE: "e",
+        Do.FINALIZE: "f",
+        Do.FINALIZE_EVALS: "fe",
+        Do.SYNC: "y",
+    }
     return " ".join(f"{short[one.do]}{one.step}" for one in actions)
 
 

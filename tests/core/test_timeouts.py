@@ -46,8 +46,8 @@ def test_batches_without_a_success_say_nothing():
 
 def test_means_weigh_every_attempt_alike():
     history = TimeoutHistory(window=9)
-    history = history.add("train", {4: (3, 3.0), 1: (1, 0.5)}, complete=True)
-    history = history.add("train", {4: (1, 9.0)}, complete=True)
+    history = history.add("train", {4: (5, 3.0), 1: (1, 0.5)}, complete=True)
+    history = history.add("train", {4: (1, 15.0)}, complete=True)
     assert history.means("train") == {1: 0.5, 4: 3.0}
     assert list(history.means("train")) == [1, 4]
 

@@ -1,0 +1,1 @@
+"""Where rows come from: one kind of source a file, :mod:`.opening` picks the one a path means."""

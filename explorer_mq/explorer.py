@@ -13,8 +13,10 @@ import asyncio
 import logging
 import time
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from explorer_mq.benchmark import Checkpoint, Score, find_checkpoints, publish_checkpoint
 from explorer_mq.bus.connection import Bus
 from explorer_mq.coordinator import RolloutCoordinator
 from explorer_mq.core.closing import min_wait_num
@@ -26,7 +28,7 @@ from explorer_mq.tasksets.scheduler import TasksetScheduler
 from explorer_mq.tasksets.taskset import open_eval_tasksets
 from explorer_mq.weight_sync import WeightSync
 from explorer_mq_schemas.batches import BatchResult
-from explorer_mq_schemas.errors import ConfigError
+from explorer_mq_schemas.errors import ConfigError, TransientError
 from explorer_mq_schemas.ids import new_id
 from explorer_mq_schemas.tasks import Task
 
@@ -69,18 +71,23 @@ class Explorer:
             FencedError: another explorer or coordinator leads this run.
             ConfigError: a task set cannot be opened, or has changed since the run began.
         """
-        if self._tasksets is not None:
+        if self.is_alive():
             return
-        self._tasksets = await asyncio.to_thread(self._open_tasksets)
+        if self._settings.tasksets:
+            self._tasksets = await asyncio.to_thread(self._open_tasksets)
         await self.coordinator.prepare(standby=standby)
-        await self._resume()
+        if self._tasksets is not None:
+            await self._resume()
 
     async def explore(self) -> None:
         """Explore until the tasks are used up.
 
         Raises:
+            ConfigError: there are no task sets.
             ExplorerError: what ended the loop; the state is kept, and a new explorer goes on.
         """
+        if self._tasksets is None:
+            raise ConfigError("explorer.tasksets: no task set to explore; name at least one")
         while await self.explore_step():
             continue
 
@@ -156,6 +163,47 @@ class Explorer:
         self._monitors.log(row, step, kind="sync")
         return loaded
 
+    async def benchmark(self) -> list[Score]:
+        """Evaluate the base model and the checkpoints of ``explorer.checkpoint_dir``, one by one.
+
+        With ``bench_on_latest_checkpoint`` only the latest; the base model is left out without
+        ``eval_on_startup``, and once the run has a policy version, as workers no longer hold it.
+
+        Raises:
+            ConfigError: no eval set, or no checkpoint.
+            TransientError: a checkpoint could not be loaded by every worker.
+        """
+        if not self._evals:
+            raise ConfigError("explorer.eval_tasksets: no set to benchmark on; name at least one")
+        is_fresh = await self._weights.newest() == 0
+        found = find_checkpoints(
+            self._settings.checkpoint_dir or Path(),
+            latest_only=self._settings.bench_on_latest_checkpoint,
+            with_base=self._settings.eval_on_startup and is_fresh,
+        )
+        return [await self._score(checkpoint) for checkpoint in found]
+
+    async def _score(self, checkpoint: Checkpoint) -> Score:
+        version = await publish_checkpoint(self._bus, checkpoint)
+        loaded = await self._weights.wait_loaded(version)
+        behind = sorted(worker for worker, held in loaded.items() if held < version)
+        if behind:
+            raise TransientError(
+                f"{checkpoint.name} (policy version {version}) was not loaded by "
+                f"{', '.join(behind)}; explorer-mq worker ls tells why"
+            )
+        metrics: dict[str, float] = {}
+        for name in self._evals:
+            batch_id = f"{new_id('bench')}/{name}"
+            tasks = await asyncio.to_thread(self._eval_tasks, name)
+            await self.coordinator.submit_batch(batch_id=batch_id, tasks=tasks, batch_type="eval")
+            result = await self.coordinator.finalize_eval_batch(batch_id)
+            metrics |= {
+                key.replace("eval/", "bench/", 1): value for key, value in result.metrics.items()
+            }
+        self._monitors.log(metrics, checkpoint.step or 0, kind="bench")
+        return Score(checkpoint.name, version, metrics)
+
     async def save_checkpoint(self) -> None:
         """Store a snapshot of all state; nothing is lost without it, a restart is only quicker."""
         await self.coordinator.scheduler.take_snapshot()
@@ -172,7 +220,7 @@ class Explorer:
 
     def is_alive(self) -> bool:
         """Whether the explorer leads its run."""
-        return self._tasksets is not None and self.coordinator.is_leading
+        return self.coordinator.is_leading
 
     async def shutdown(self) -> None:
         """Stop; open batches stay as they are for the next explorer. Idempotent."""
@@ -187,8 +235,6 @@ class Explorer:
         return CoordinatorHandle(bus)
 
     def _open_tasksets(self) -> TasksetScheduler:
-        if not self._settings.tasksets:
-            raise ConfigError("explorer.tasksets: no task set to explore; name at least one")
         return TasksetScheduler(
             self._settings.tasksets,
             batch_size=self._settings.batch_size,

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from explorer_mq import __version__
+from explorer_mq.benchmark import Score
 from explorer_mq.bus.actors import ActorService
 from explorer_mq.bus.connection import Bus
 from explorer_mq.bus.topology import ensure
@@ -108,6 +109,44 @@ async def _services(
     finally:
         for service in services:
             await service.close()
+
+
+async def serve_benchmark(settings: Settings, stop: asyncio.Event) -> list[Score]:
+    """Evaluate the checkpoints that the settings name, and return their scores.
+
+    Raises:
+        ConfigError: there is nothing to evaluate.
+        FencedError: a coordinator leads the run.
+    """
+    from explorer_mq.explorer import Explorer
+
+    name = RunNames(settings.run).connection("coordinator", new_id("bench"))
+    async with await Bus.connect(settings.run, settings.nats.options(name)) as bus, Crew() as crew:
+        await ensure(bus, settings.streams.limits())
+        explorer = Explorer(bus, settings, name=name)
+        try:
+            await explorer.prepare()
+            async with _services(bus, settings, explorer.coordinator, name):
+                ended = crew.start(stop.wait(), name="stop")
+                scoring = crew.start(explorer.benchmark(), name="benchmark")
+                await asyncio.wait((ended, scoring), return_when=asyncio.FIRST_COMPLETED)
+                if not scoring.done():
+                    raise TransientError("the benchmark was interrupted")
+                scores: list[Score] = scoring.result()
+                return scores
+        finally:
+            await explorer.shutdown()
+
+
+def run_benchmark(settings: Settings) -> list[Score]:
+    """The command's benchmark mode."""
+    scores: list[Score] = []
+
+    async def main(stop: asyncio.Event) -> None:
+        scores.extend(await serve_benchmark(settings, stop))
+
+    run_until_signal(main)
+    return scores
 
 
 def run_coordinator(settings: Settings, *, standby: bool = False) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
@@ -50,6 +51,12 @@ class ExplorerSettings(Section):
         default=3600.0, gt=0, description="longest to wait for the trainer's next weights"
     )
     trainer: str = Field(default="trainer", description="name of the trainer whose weights count")
+    checkpoint_dir: Path | None = Field(
+        default=None, description="directory of global_step_N checkpoints, for --mode bench"
+    )
+    bench_on_latest_checkpoint: bool = Field(
+        default=False, description="benchmark the latest checkpoint only"
+    )
     eval_interval: int = Field(default=100, ge=1, description="steps between two evaluations")
     eval_on_startup: bool = Field(default=True, description="evaluate before the first step")
 

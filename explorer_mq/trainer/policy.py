@@ -54,19 +54,35 @@ class PolicyWriter:
     ) -> PolicyAnnouncement:
         """Store ``weights`` under ``version`` and announce it; see ``TrainerClient``."""
         async with self._one_at_a_time:
-            previous = await self.newest()
-            if previous is not None and version <= previous.version:
-                raise InvalidRequest(
-                    f"policy version {version} of run {self._bus.names.run}: version "
-                    f"{previous.version} is announced already, versions must grow"
-                )
+            previous = await self._previous(version)
             if not isinstance(weights, Mapping):
                 return await self._announce(version, path=_checked(weights))
             buffer = await asyncio.to_thread(pack_weights, weights)
-            ref = await self._upload(version, buffer)
-            announced = await self._announce(version, ref=ref)
-            await self._forget_before(version if previous is None else previous.version)
-            return announced
+            return await self._store(version, buffer, previous)
+
+    async def publish_file(self, path: Path, version: int) -> PolicyAnnouncement:
+        """As :meth:`publish`, for one safetensors file, sent through the server as it is."""
+        async with self._one_at_a_time:
+            previous = await self._previous(version)
+            buffer = bytearray(await asyncio.to_thread(path.read_bytes))
+            return await self._store(version, buffer, previous)
+
+    async def _previous(self, version: int) -> PolicyAnnouncement | None:
+        previous = await self.newest()
+        if previous is not None and version <= previous.version:
+            raise InvalidRequest(
+                f"policy version {version} of run {self._bus.names.run}: version "
+                f"{previous.version} is announced already, versions must grow"
+            )
+        return previous
+
+    async def _store(
+        self, version: int, buffer: bytearray, previous: PolicyAnnouncement | None
+    ) -> PolicyAnnouncement:
+        ref = await self._upload(version, buffer)
+        announced = await self._announce(version, ref=ref)
+        await self._forget_before(version if previous is None else previous.version)
+        return announced
 
     async def _announce(
         self, version: int, *, ref: ObjectRef | None = None, path: str | None = None

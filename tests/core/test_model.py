@@ -309,9 +309,8 @@ class World(RuleBasedStateMachine):
             assert state.settled == sum(
                 self.is_settled(name, task, set(mine)) for task in range(state.task_count)
             )
-            assert (state.enough_at is not None) >= (
-                state.settled >= (state.opening.min_wait_num or LIMIT)
-            )
+            is_enough = state.settled >= (state.opening.min_wait_num or LIMIT)
+            assert (state.enough_at is not None) == is_enough
             loaded = load(dump(RunSnapshot({name: state})), window=9).batches[name]
             assert loaded == replace(
                 state, requested=False, requested_until=None, retries=loaded.retries

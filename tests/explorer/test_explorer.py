@@ -109,12 +109,13 @@ async def test_trainer_that_never_comes_is_named(make_settings, start_explorer, 
         assert short(explorer.actions) == "s1 f1"
 
 
-async def test_run_without_task_sets_is_refused(make_settings, connect):
+async def test_run_without_task_sets_is_refused(bus, make_settings, connect):
     settings = make_settings()
     empty = settings.explorer.model_copy(update={"tasksets": ()})
     explorer = Explorer(await connect(), settings.model_copy(update={"explorer": empty}))
+    await explorer.prepare()
     with pytest.raises(ConfigError, match=r"explorer\.tasksets"):
-        await explorer.prepare()
+        await explorer.explore()
     await explorer.shutdown()
 
 

@@ -66,7 +66,11 @@ def test_task_takes_workflow_and_reward_of_its_row_when_it_names_them(write_json
     ("row", "fields", "message"),
     [
         ({"prompt": "a"}, {}, r"no workflow; set workflow, or format_args\.workflow_key"),
-        ({"prompt": "a"}, {"workflow": "single_turn"}, r"'single_turn' needs a reward; set rewa"),
+        (
+            {"prompt": "a"},
+            {"workflow": "single_turn"},
+            r"workflow 'single_turn' needs a reward; set",
+        ),
         (
             {"prompt": "a", "wf": 7},
             {"format_args": {"workflow_key": "wf"}},

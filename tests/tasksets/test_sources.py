@@ -140,7 +140,7 @@ def test_parquet_decodes_only_the_row_groups_asked_for(tmp_path, monkeypatch):
     monkeypatch.setattr(parquet, "_KEPT_BYTES", 0)
     source.rows([2])
     source.rows([2, 0])
-    assert read == [0, 3, 1, 0]
+    assert read == [0, 3, 1, 0, 1]
 
 
 def test_huggingface_names_the_splits_when_none_is_meant(tmp_path):
@@ -225,18 +225,23 @@ def test_code_names_the_row_when_it_is_no_mapping(rows_file):
         source.rows([1])
 
 
-@pytest.mark.parametrize("name", ["empty.jsonl", "empty.parquet", "empty"])
+@pytest.mark.parametrize("name", ["empty.jsonl", "empty.parquet"])
 def test_source_is_refused_by_name_when_it_has_no_rows(tmp_path, name):
     path = tmp_path / name
-    if name == "empty":
-        datasets = pytest.importorskip("datasets")
-        datasets.Dataset.from_dict({"prompt": []}).save_to_disk(str(path))
-    elif name == "empty.parquet":
+    if name == "empty.parquet":
         write_parquet(path, [])
     else:
         path.write_text("\n \n")
     with pytest.raises(ConfigError, match=rf"taskset 'mine' has no rows: {path} is empty"):
         opened(path)
+
+
+def test_huggingface_is_refused_by_name_when_it_has_no_rows(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    datasets.Dataset.from_dict({"prompt": []}).save_to_disk(str(tmp_path / "set"))
+    # datasets itself stumbles over a saved set without rows
+    with pytest.raises(ConfigError, match=rf"taskset 'mine': {tmp_path}/set cannot be loaded"):
+        opened(tmp_path / "set")
 
 
 @pytest.mark.parametrize(

@@ -22,9 +22,15 @@ def processes(nats_server, run, tmp_path):
 
 
 def write_checkpoints(folder):
-    """Three models of random weights: each ends its answers at another length."""
+    """Three models of random weights, sharpened: each ends its answers at another length."""
+    from safetensors.numpy import load_file, save_file
+
     for step in (2, 10, 30):
-        write_tiny_model(folder / f"global_step_{step}", seed=step)
+        path = folder / f"global_step_{step}"
+        write_tiny_model(path, seed=step)
+        weights = load_file(path / "model.safetensors")
+        weights["lm_head.weight"] = weights["lm_head.weight"] * 10
+        save_file(weights, path / "model.safetensors")
 
 
 def test_three_checkpoints_make_three_rows(processes, nats_server, run, tmp_path):

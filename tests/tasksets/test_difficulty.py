@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from explorer_mq.tasksets.selectors.pass_rates import PassRates
 from explorer_mq.tasksets.selectors.opening import open_selector
+from explorer_mq.tasksets.selectors.pass_rates import PassRates
 from explorer_mq.tasksets.sources.opening import open_source
 from explorer_mq_schemas.errors import ConfigError
 
@@ -51,7 +51,7 @@ def test_posterior_follows_the_formula_when_rows_are_seen():
     missed = np.array([0.5, 0.7, 0, 0])
     alphas = 0.8 + 0.2 + 0.8 * 16 * seen + 0.2 * 16 * expected
     betas = 0.8 + 0.2 + 0.8 * 16 * missed + 0.2 * 16 * (1 - expected)
-    np.testing.assert_allclose(found.mean(), alphas / (alphas + betas), rtol=1e-12)
+    np.testing.assert_allclose(found.mean(), alphas / (alphas + betas), rtol=1e-6)
 
     found.observe([3], [1.0])
     again = (1.0 - 0.9) / (1.0 - 0.9 + 1e-6)
@@ -61,7 +61,7 @@ def test_posterior_follows_the_formula_when_rows_are_seen():
     expected[3] = 1.0
     alphas = 0.8 * alphas + 0.2 + 0.2 * 16 * expected + np.array([0, 0, 0, 0.8 * 16])
     betas = 0.8 * betas + 0.2 + 0.2 * 16 * (1 - expected)
-    np.testing.assert_allclose(found.mean(), alphas / (alphas + betas), rtol=1e-12)
+    np.testing.assert_allclose(found.mean(), alphas / (alphas + betas), rtol=1e-6)
 
 
 def test_pass_rates_approach_what_is_seen_again_and_again():
@@ -113,14 +113,14 @@ def test_the_order_of_rows_in_a_step_does_not_matter(pairs):
     found, sorted_ = rates(), rates()
     found.observe([n for n, _ in pairs], [v for _, v in pairs])
     sorted_.observe([0, 1, 3], [0.2, 0.75, 0.9])
-    np.testing.assert_allclose(found.mean(), sorted_.mean(), rtol=1e-12)
+    np.testing.assert_allclose(found.mean(), sorted_.mean(), rtol=1e-6)
 
 
 def test_best_rows_come_first_when_tau_is_zero(difficulty):
     selector = difficulty(tau=0, target_reward=0.5)
     assert selector.select(0, 2) == [0, 1]
     for _ in range(20):
-        selector.feedback([0, 1, 2, 3], [0.0, 1.0, 0.6, 0.45])
+        selector.feedback([0, 1, 2, 3], [0.1, 1.0, 0.6, 0.45])
     assert selector.select(0, 4) == [3, 2, 0, 1]
     assert selector.select(99, 2) == [3, 2]
 
@@ -150,7 +150,7 @@ def test_state_is_exact_and_compact_when_it_is_json():
         numbers = rng.choice(100_000, 64, replace=False)
         found.observe(numbers.tolist(), (rng.integers(0, 17, 64) / 16).tolist())
     text = json.dumps(found.state_dict())
-    assert len(text) < 700_000
+    assert len(text) < 400_000
     again = rates(anchors)
     again.load_state_dict(json.loads(text))
     assert again.mean().tobytes() == found.mean().tobytes()

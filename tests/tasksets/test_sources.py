@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +12,7 @@ from explorer_mq.tasksets.sources import parquet
 from explorer_mq.tasksets.sources.opening import open_source
 from explorer_mq_schemas.errors import ConfigError
 
+FDS = Path("/proc/self/fd")
 ROWS = [{"prompt": f"p{n}", "n": n, "level": n / 10} for n in range(7)]
 
 
@@ -106,10 +107,10 @@ def test_jsonl_holds_offsets_and_no_open_file_when_it_is_large(tmp_path):
     file = tmp_path / "large.jsonl"
     with file.open("w") as lines:
         lines.writelines(f'{{"prompt": "{"x" * 500}", "n": {n}}}\n' for n in range(20_000))
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(list(FDS.iterdir()))
     source = opened(file)
     assert source.rows([19_999])[0]["n"] == 19_999
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(list(FDS.iterdir())) == before
     kept = sum(sys.getsizeof(value) for value in vars(source).values())
     assert kept < file.stat().st_size / 40
 

@@ -159,7 +159,11 @@ class Explorer:
         self._version = newest
         self._did(Do.SYNC, step)
         self.progress = replace(self.progress, synced=step)
-        row = {"time/sync_weight": time.monotonic() - began, "sync/policy_version": float(newest)}
+        row = {
+            "time/sync_weight": time.monotonic() - began,
+            "sync/policy_version": float(newest),
+            **{f"sync/seconds/{worker}": s for worker, s in self._weights.seconds.items()},
+        }
         self._monitors.log(row, step, kind="sync")
         return loaded
 
@@ -280,7 +284,7 @@ class Explorer:
         self._did(Do.FINALIZE, step)
         self.progress = replace(self.progress, finalized=step)
         waited = {"explorer/time/wait_explore_step": time.monotonic() - began}
-        self._log_step(result, waited)
+        self._log_step(result, {**waited, **await self._operations()})
 
     async def _finalize_evals(self, step: int) -> None:
         for name in self._evals:
@@ -306,9 +310,28 @@ class Explorer:
 
     def _log_step(self, result: BatchResult, more: dict[str, float]) -> None:
         step = int(result.batch_id)
-        row = {**result.metrics, "rollout/model_version": float(self._version), **more}
-        row["scheduler/retries"] = float(sum(self.coordinator.scheduler.results.attempts.values()))
-        self._monitors.log(row, step)
+        version = float(result.note.get(_NOTE, {}).get("version", self._version))
+        self._monitors.log({**result.metrics, "rollout/model_version": version, **more}, step)
+
+    async def _operations(self) -> dict[str, float]:
+        """How the system is doing, beside what was learned."""
+        status = await self.coordinator.status()
+        attempts = self.coordinator.scheduler.results.attempts
+        slots = status["slots"]
+        newest = await self._weights.newest()
+        versions = status["policy_versions"] or [newest]
+        return {
+            "scheduler/queued_slices": float(status["queued_slices"]),
+            "scheduler/leased_slices": float(status["leased_slices"]),
+            "scheduler/retries": float(attempts.get("failed", 0)),
+            "scheduler/timeouts": float(attempts.get("timeout", 0) + attempts.get("stalled", 0)),
+            "scheduler/lost_attempts": float(attempts.get("lost", 0)),
+            "scheduler/late_results": float(status["late_results"]),
+            "scheduler/stalls": float(status["stalls"]),
+            "workers/count": float(status["workers"]),
+            "workers/utilization": status["busy_slots"] / slots if slots else 0.0,
+            "staleness/versions_behind_max": float(newest - min(versions)),
+        }
 
     def _log_eval(self, result: BatchResult, step: int, name: str) -> None:
         self._monitors.log(result.metrics, step, kind=f"eval/{name}")

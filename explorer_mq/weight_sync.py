@@ -27,6 +27,8 @@ class WeightSync:
         self._state = RunState(bus)
         self._key = trainer_key(trainer)
         self._trainer = trainer
+        self.seconds: dict[str, float] = {}
+        """How long each worker took to hold the version that was last waited for."""
 
     async def newest(self) -> int:
         """The newest announced policy version; 0, the base model, before the first."""
@@ -65,9 +67,14 @@ class WeightSync:
 
     async def wait_loaded(self, version: int) -> dict[str, int]:
         """Versions of all workers once each holds ``version``, or has said that it cannot load it."""
-        end = self._bus.now() + _LOAD_S
+        began = self._bus.now()
+        end = began + _LOAD_S
+        self.seconds = {}
         while True:
             beats = self._roster.workers()
+            for beat in beats:
+                if beat.policy_version >= version:
+                    self.seconds.setdefault(beat.worker, self._bus.now() - began)
             behind = [
                 beat
                 for beat in beats

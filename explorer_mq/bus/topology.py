@@ -134,6 +134,18 @@ async def ensure(bus: Bus, limits: StreamLimits | None = None) -> list[Differenc
     return differences
 
 
+async def count_messages(bus: Bus) -> int:
+    """Messages in all streams of the run that exist."""
+    count = 0
+    for spec in topology(bus.names, StreamLimits()):
+        try:
+            info = await bus.api(f"STREAM.INFO.{spec['name']}")
+        except NotFound:
+            continue
+        count += int(info["state"]["messages"])
+    return count
+
+
 async def remove(bus: Bus) -> None:
     """Delete every stream of the run, with all it holds."""
     for spec in topology(bus.names, StreamLimits()):

@@ -14,6 +14,7 @@ from explorer_mq.cli import (
     demo,
     doctor,
     nats,
+    run,
     status,
     submit,
     up,
@@ -25,7 +26,7 @@ from explorer_mq_schemas.errors import ConfigError
 
 GROUPS: tuple[tuple[str, tuple[Command, ...]], ...] = (
     ("start", (*demo.COMMANDS, *up.COMMANDS, *nats.COMMANDS, *coordinator.COMMANDS, worker.RUN)),
-    ("work", (*submit.COMMANDS, *batch.COMMANDS)),
+    ("work", (*submit.COMMANDS, *batch.COMMANDS, *run.COMMANDS)),
     ("look", (*status.COMMANDS, *why.COMMANDS, worker.LS)),
     ("settings", (*doctor.COMMANDS, *chaos.COMMANDS, *config.COMMANDS)),
 )

@@ -140,3 +140,8 @@ def test_scalars_of_other_libraries_count():
 def test_arrays_of_several_numbers_are_named(value):
     with pytest.raises(ContractError, match=r"^metric 'a' is <.*>; metrics are real numbers$"):
         as_number("a", value)
+
+
+def test_pass_at_k_of_some_tasks_only_is_left_out_alone():
+    rows = [{"r/best@2": 1.0, "r/pass@2": 1.0, "z": 1.0}, {"r/best@2": 0.0, "z": 3.0}]
+    assert aggregate_eval_metrics(rows, "p") == {"p/r/best@2": 0.5, "p/z": 2.0}

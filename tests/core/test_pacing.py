@@ -116,3 +116,23 @@ def test_never_more_in_flight_than_the_style_allows(pacing, total):
 
 def test_action_is_a_value():
     assert Action(Do.SYNC, 3) == Action(Do.SYNC, 3)
+
+
+BASE_EVAL_OPEN = Progress(evaluated=0, evals_open=(0,))
+
+
+@pytest.mark.parametrize(
+    ("rules", "done", "wanted"),
+    [
+        ({}, BASE_EVAL_OPEN, Action(Do.SUBMIT, 1)),
+        ({}, replace(BASE_EVAL_OPEN, exhausted=True), Action(Do.FINALIZE_EVALS, 0)),
+        ({"style": "fully_async"}, BASE_EVAL_OPEN, Action(Do.FINALIZE_EVALS, 0)),
+        (
+            {"eval_interval": None},
+            Progress(submitted=2, finalized=2, synced=2, exhausted=True),
+            Action(Do.END, 2),
+        ),
+    ],
+)
+def test_next_action_is(rules, done, wanted):
+    assert next_action(Pacing(**{"eval_interval": 1, **rules}), done) == wanted

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -72,12 +74,12 @@ async def test_every_step_and_eval_appears_once(processes, connect, nats_server,
     handle = CoordinatorHandle(await connect())
     rng = random.Random(run)
     processes.start("explorer", "coordinator", "@", str(config))
-    processes.worker("worker", 0.02)
+    processes.worker("worker", 0.2)
     seen = []
     training = asyncio.create_task(train(run, nats_server.url, seen), name="trainer")
     for _ in range(KILLS):
         await handle.wait_ready()
-        await asyncio.wait([training], timeout=rng.uniform(0.0, 0.8))
+        await asyncio.wait([training], timeout=rng.uniform(0.0, 0.5))
         processes.kill("explorer")
         processes.start("explorer", "coordinator", "@", str(config))
     assert await asyncio.to_thread(processes.wait, "explorer") == 0, processes.log("explorer")
@@ -88,3 +90,37 @@ async def test_every_step_and_eval_appears_once(processes, connect, nats_server,
     for name in ("one", "two"):
         evals = sorted(r["step"] for r in rows if r["kind"] == f"eval/{name}")
         assert evals == [0, 10, 20, 30, 40]
+
+
+async def test_error_in_the_loop_is_the_last_line_and_a_restart_goes_on(
+    processes, connect, nats_server, run, tmp_path
+):
+    config = write_config(tmp_path)
+    rows = tmp_path / "train.jsonl"
+    whole = rows.read_text()
+    lines = whole.splitlines()
+    rows.write_text("\n".join([*lines[:4], "x" * len(lines[4]), *lines[5:]]))
+    processes.start("explorer", "coordinator", "@", str(config))
+    processes.worker("worker", 0.0)
+    seen = []
+    training = asyncio.create_task(train(run, nats_server.url, seen), name="trainer")
+    assert await asyncio.to_thread(processes.wait, "explorer") == 2
+    last = processes.log("explorer").splitlines()[-1]
+    assert "train.jsonl:5" in last
+    rows.write_text(whole)
+    processes.start("explorer", "coordinator", "@", str(config))
+    assert await asyncio.to_thread(processes.wait, "explorer") == 0, processes.log("explorer")
+    await training
+    assert seen == list(range(1, STEPS + 1))
+    handle = CoordinatorHandle(await connect())
+    reset = ["-m", "explorer_mq", "run", "reset", "--run", run, "--nats.url", nats_server.url]
+    refused = await asyncio.to_thread(
+        subprocess.run, [sys.executable, *reset], capture_output=True, text=True, check=False
+    )
+    assert (refused.returncode, "--yes" in refused.stderr) == (2, True)
+    await asyncio.to_thread(
+        subprocess.run, [sys.executable, *reset, "--yes"], capture_output=True, check=True
+    )
+    processes.start("again", "coordinator", "@", str(config))
+    await handle.wait_ready()
+    assert (await handle.status())["batches"].get("finalized", 0) < STEPS

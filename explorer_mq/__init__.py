@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from explorer_mq.core.outcome import CompletedTaskResult
     from explorer_mq.core.records import TaskWrapper
     from explorer_mq.core.runners import RunningTaskState
+    from explorer_mq.explorer import Explorer
     from explorer_mq.roster import RunnerWrapper
     from explorer_mq.scheduler import Scheduler
     from explorer_mq.trainer.client import TrainerClient
@@ -25,6 +26,7 @@ __all__ = [
     "BatchLifecycleState",
     "BatchState",
     "CompletedTaskResult",
+    "Explorer",
     "RolloutCoordinator",
     "RunnerWrapper",
     "RunningTaskState",
@@ -43,6 +45,7 @@ _HOMES = {
     "BatchLifecycleState": "explorer_mq_schemas.batches",
     "BatchState": "explorer_mq.core.batch",
     "CompletedTaskResult": "explorer_mq.core.outcome",
+    "Explorer": "explorer_mq.explorer",
     "RolloutCoordinator": "explorer_mq.coordinator",
     "RunnerWrapper": "explorer_mq.roster",
     "RunningTaskState": "explorer_mq.core.runners",

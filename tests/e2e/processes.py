@@ -39,9 +39,9 @@ class Processes:
         child.send_signal(number)
         return child.wait(20)
 
-    def wait(self, name):
+    def wait(self, name, seconds=30):
         """Exit code of a child that ends by itself."""
-        return self.children.pop(name).wait(30)
+        return self.children.pop(name).wait(seconds)
 
     def log(self, name):
         return (self.log_dir / f"{name}.log").read_text()

@@ -107,6 +107,17 @@ def test_every_row_of_every_set_is_taken_once_an_epoch(make_set):
     assert taken == Counter([(0, n) for n in range(7)] + [(1, n) for n in range(5)])
 
 
+def test_each_set_of_a_mix_goes_on_with_its_own_epochs(make_set):
+    sets = [make_set(7), make_set(6, name="b", selector="shuffle", seed=5)]
+    steps = read_all(TasksetScheduler(sets, batch_size=4, total_epochs=3))
+    shuffled = [number for step in steps for taskset_id, number in step if taskset_id == 1]
+    orders = [np.random.default_rng(5 + epoch).permutation(6).tolist() for epoch in range(3)]
+    # 39 entries make 9 steps: up to 3 entries of the last epoch are dropped
+    expected = [number for order in orders for number in order]
+    assert shuffled == expected[: len(shuffled)]
+    assert len(shuffled) >= 15
+
+
 @st.composite
 def mixes(draw):
     """One to three sets of any selectors, and a batch size that each of them can serve."""

@@ -39,10 +39,10 @@ Counts = NDArray[np.float32]
 _SLOWNESS = 0.9
 _EPSILON = 1e-6
 _UNKNOWN_CAPABILITY = 0.5
-_STORED_TYPE = np.dtype("<f4")
+_SAVED_TYPE = "<f4"
 """Counts are kept as they are saved: seven digits, and a resumed run goes on with the same ones."""
 _COMPRESSION = 1
-"""Higher levels save a tenth at several times the time (measured with 100,000 rows)."""
+"""Level 6 saves 2 % at two to nine times the time (measured with 100,000 rows)."""
 
 
 class PassRates:
@@ -51,7 +51,9 @@ class PassRates:
     def __init__(self, anchors: Floats, *, m: float, lamb: float, rho: float) -> None:
         self._weak, self._strong = anchors[:, 0], anchors[:, 1]
         self._m, self._lamb, self._rho = m, lamb, rho
-        self.load_state_dict({})
+        self._alphas: Counts = np.ones(len(anchors), np.float32)
+        self._betas: Counts = np.ones(len(anchors), np.float32)
+        self._capability: float | None = None
 
     def __len__(self) -> int:
         return len(self._weak)
@@ -83,7 +85,7 @@ class PassRates:
     ) -> Counts:
         added = (1.0 - self._lamb) * counts + (self._lamb + self._rho * self._m * share)
         added[rows] += (1.0 - self._rho) * self._m * seen
-        return added.astype(_STORED_TYPE)
+        return added.astype(np.float32)
 
     def _update_capability(self, rows: NDArray[np.int64], rates: Floats) -> None:
         weak, strong = self._weak[rows].mean(), self._strong[rows].mean()
@@ -102,16 +104,11 @@ class PassRates:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up a state, or the start if it is empty.
+        """Take up a state.
 
         Raises:
             ConfigError: it is of another set, or no state at all.
         """
-        if not state:
-            self._alphas: Counts = np.ones(len(self), _STORED_TYPE)
-            self._betas: Counts = np.ones(len(self), _STORED_TYPE)
-            self._capability: float | None = None
-            return
         try:
             alphas, betas = (_decoded(state[key]) for key in ("alphas", "betas"))
             capability = state["capability"]
@@ -123,8 +120,10 @@ class PassRates:
 
 
 def _encoded(counts: Counts) -> str:
-    return base64.b64encode(zlib.compress(counts.tobytes(), _COMPRESSION)).decode()
+    raw = counts.astype(_SAVED_TYPE).tobytes()
+    return base64.b64encode(zlib.compress(raw, _COMPRESSION)).decode()
 
 
 def _decoded(text: str) -> Counts:
-    return np.frombuffer(zlib.decompress(base64.b64decode(text, validate=True)), _STORED_TYPE)
+    raw = zlib.decompress(base64.b64decode(text, validate=True))
+    return np.frombuffer(raw, _SAVED_TYPE).astype(np.float32)

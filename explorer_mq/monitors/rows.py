@@ -11,7 +11,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,9 +23,6 @@ RowKey = tuple[str, int]
 
 _CHUNK_BYTES = 1 << 20
 _BACKLOG = 1000
-# A healthy owner holds the lock for well under a millisecond; this is called between steps.
-_LOCK_S = 0.05
-_LOCK_RETRY_S = 0.002
 _NO_LOCKS = frozenset((errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP))
 
 
@@ -184,17 +180,12 @@ def _locked(descriptor: int, path: Path) -> Iterator[None]:
 
 def _lock(descriptor: int, path: Path) -> bool:
     """Take the lock; False on a file system without locks, where one writer is all there may be."""
-    until = time.monotonic() + _LOCK_S
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() >= until:
-                raise TimeoutError(f"another process holds {path}; its rows wait") from None
-            time.sleep(_LOCK_RETRY_S)  # noqa: TID251 - flock(2) knows no deadline
-        except OSError as error:
-            if error.errno in _NO_LOCKS:
-                return False
-            raise
-        else:
-            return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise TimeoutError(f"another process holds {path}; its rows wait") from None
+    except OSError as error:
+        if error.errno in _NO_LOCKS:
+            return False
+        raise
+    return True

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from explorer_mq.coordinator import RolloutCoordinator
-    from explorer_mq.core.batch import BatchState
     from explorer_mq.core.metrics import bootstrap_metric, calculate_task_level_metrics
     from explorer_mq.core.outcome import CompletedTaskResult
     from explorer_mq.core.records import TaskWrapper
     from explorer_mq.core.runners import RunningTaskState
+    from explorer_mq.core.state import BatchState
     from explorer_mq.explorer import Explorer
     from explorer_mq.roster import RunnerWrapper
     from explorer_mq.scheduler import Scheduler
@@ -43,7 +43,7 @@ __all__ = [
 
 _HOMES = {
     "BatchLifecycleState": "explorer_mq_schemas.batches",
-    "BatchState": "explorer_mq.core.batch",
+    "BatchState": "explorer_mq.core.state",
     "CompletedTaskResult": "explorer_mq.core.outcome",
     "Explorer": "explorer_mq.explorer",
     "RolloutCoordinator": "explorer_mq.coordinator",

@@ -13,8 +13,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from explorer_mq.bus.connection import Bus
-from explorer_mq.core.batch import BatchState, FinalizeRequested, FinalizeWithdrawn, expired
+from explorer_mq.core.batch import expired
 from explorer_mq.core.outcome import view
+from explorer_mq.core.state import BatchState, FinalizeRequested, FinalizeWithdrawn
 from explorer_mq.delivery import publish_experiences
 from explorer_mq.live import LiveBatch
 from explorer_mq.roster import Roster
@@ -299,6 +300,7 @@ class RolloutCoordinator:
             raise InvalidRequest(
                 f"batch {live.name!r} was scheduled to be collected: use get_payload_results"
             )
+        live.waiters += 1
         live.apply(FinalizeRequested(None if seconds is None else self._bus.now() + seconds))
         try:
             async with asyncio.timeout(wait_s):
@@ -308,7 +310,9 @@ class RolloutCoordinator:
         except TimeoutError:
             return None
         finally:
-            live.apply(FinalizeWithdrawn())
+            live.waiters -= 1
+            if not live.waiters:
+                live.apply(FinalizeWithdrawn())
 
     async def _wait_closed(self, live: LiveBatch) -> BatchResult:
         while (result := self.scheduler.batches.result(live.name)) is None:
@@ -316,9 +320,9 @@ class RolloutCoordinator:
             now = self._bus.now()
             if expired(live.state, now):
                 raise _timed_out(live.state)
-            await live.changed.wait(
-                live.state.deadline_at - now if not live.state.is_closed else None
-            )
+            # Past the deadline it is being closed, which is a change too.
+            left_s = live.state.deadline_at - now
+            await live.changed.wait(left_s if left_s > 0 and not live.state.is_closed else None)
         return result
 
 

@@ -11,7 +11,9 @@ import asyncio
 import logging
 
 from explorer_mq.batches import Batches
-from explorer_mq.core.batch import (
+from explorer_mq.core.batch import abort_entry, decide, next_wake
+from explorer_mq.core.outcome import batch_metrics, end_entry, manifest, statuses
+from explorer_mq.core.state import (
     Abort,
     Close,
     Deliver,
@@ -20,11 +22,7 @@ from explorer_mq.core.batch import (
     PublishRetry,
     PublishTasks,
     RemoveLate,
-    abort_entry,
-    decide,
-    next_wake,
 )
-from explorer_mq.core.outcome import batch_metrics, end_entry, manifest, statuses
 from explorer_mq.crew import Pulse
 from explorer_mq.delivery import publish_manifest
 from explorer_mq.live import LiveBatch

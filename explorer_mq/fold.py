@@ -9,8 +9,8 @@ from explorer_mq.batches import Batches
 from explorer_mq.bus.connection import Bus
 from explorer_mq.bus.follower import Follower, Received
 from explorer_mq.bus.results import ResultLog
-from explorer_mq.core.batch import ResultArrived
 from explorer_mq.core.records import Report
+from explorer_mq.core.state import ResultArrived
 from explorer_mq.live import LiveBatch
 from explorer_mq_schemas.errors import ContractError
 from explorer_mq_schemas.results import Attempt, Result

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 from explorer_mq.bus.connection import Bus
 from explorer_mq.bus.objects import get_object
-from explorer_mq.core.batch import BatchState, Event, evolve
+from explorer_mq.core.batch import evolve
+from explorer_mq.core.state import BatchState, Event
 from explorer_mq.crew import Pulse
 
 
@@ -16,8 +17,8 @@ class LiveBatch:
 
     ``failure`` is the last error of carrying out an effect; ``queued`` holds slices, by task and
     number, known to be in the queue or published since; ``collected`` tasks whose results the
-    scheduler's caller has taken. ``requeue``: a crash may have kept slices from the queue. None of
-    these outlives the process.
+    scheduler's caller has taken; ``waiters`` counts who waits for it to close. ``requeue``: a crash
+    may have kept slices from the queue. None of these outlives the process.
     """
 
     def __init__(self, state: BatchState, tasks: Sequence[bytes] | None = None) -> None:
@@ -26,6 +27,7 @@ class LiveBatch:
         self.failure: BaseException | None = None
         self.queued: set[tuple[int, int]] = set()
         self.collected: set[int] = set()
+        self.waiters = 0
         self.requeue = False
         self.lock = asyncio.Lock()
         self._tasks = tasks

@@ -7,8 +7,9 @@ from collections.abc import Iterable, Sequence
 from explorer_mq.bus.connection import Bus
 from explorer_mq.bus.tasks import TaskQueue
 from explorer_mq.bus.topology import ensure_pool
-from explorer_mq.core.batch import PublishRetry, RetryQueued, open_needs
+from explorer_mq.core.batch import open_needs
 from explorer_mq.core.records import SliceNeed
+from explorer_mq.core.state import PublishRetry, RetryQueued
 from explorer_mq.live import LiveBatch
 from explorer_mq_schemas.subjects import Lane
 from explorer_mq_schemas.tasks import Slice, Task

@@ -15,12 +15,29 @@ time only, so the effects that a crash swallowed come out again; each is idempot
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from dataclasses import replace
 
 from explorer_mq.core.grouping import each_task, shape_of, slices_per_task
 from explorer_mq.core.ranges import contains, to_ranges
-from explorer_mq.core.records import Report, SliceNeed, TaskWrapper, awaited, due_at
+from explorer_mq.core.records import SliceNeed, TaskWrapper, awaited, due_at
+from explorer_mq.core.state import (
+    LEGAL_MOVES,
+    Abort,
+    BatchState,
+    Close,
+    Deliver,
+    Effect,
+    Event,
+    FinalizeRequested,
+    FinalizeWithdrawn,
+    LateRemoved,
+    PublishRetry,
+    PublishTasks,
+    RemoveLate,
+    ResultArrived,
+    Retry,
+    RetryQueued,
+)
 from explorer_mq.core.table import Table
 from explorer_mq_schemas.batches import BatchLifecycleState as Phase
 from explorer_mq_schemas.journal import (
@@ -32,165 +49,6 @@ from explorer_mq_schemas.journal import (
     Running,
     Submitting,
 )
-
-LEGAL_MOVES: dict[Phase, tuple[Phase, ...]] = {
-    Phase.PENDING: (Phase.RUNNING, Phase.ABORTED),
-    Phase.RUNNING: (Phase.FINALIZING, Phase.ABORTED),
-    Phase.FINALIZING: (Phase.FINALIZED, Phase.ABORTED),
-    Phase.FINALIZED: (),
-    Phase.ABORTED: (),
-}
-"""Every move a batch can make; the README's diagram is generated from it."""
-
-
-@dataclass(frozen=True, slots=True)
-class ResultArrived:
-    """The result stream holds ``report`` for ``task``."""
-
-    task: int
-    report: Report
-
-
-@dataclass(frozen=True, slots=True)
-class FinalizeRequested:
-    """Somebody waits for the batch; ``deadline_at`` replaces the batch's own deadline if given."""
-
-    deadline_at: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class FinalizeWithdrawn:
-    """Nobody waits any more."""
-
-
-@dataclass(frozen=True, slots=True)
-class RetryQueued:
-    """These slices, by task and number, are in the queue; a crash forgets that."""
-
-    slices: frozenset[tuple[int, int]]
-
-
-@dataclass(frozen=True, slots=True)
-class LateRemoved:
-    """These late results are gone from the stream."""
-
-    seqs: frozenset[int]
-
-
-Event = (
-    ResultArrived
-    | FinalizeRequested
-    | FinalizeWithdrawn
-    | RetryQueued
-    | LateRemoved
-    | Running
-    | Finalizing
-    | Finalized
-    | Aborted
-)
-
-
-class Retry(NamedTuple):
-    """Missing runs of ``task`` that go out again as slice ``number``, at Unix time ``due_at``."""
-
-    task: int
-    number: int
-    due_at: float
-
-
-@dataclass(frozen=True, slots=True)
-class BatchState:
-    """Everything known about one batch; a value.
-
-    ``settled`` counts tasks that need no further result, ``completed_runs`` and ``experiences``
-    what accepted results yielded. ``retries`` are those not in the queue yet. ``enough_at`` is when
-    ``min_wait_num`` tasks were settled. ``late`` holds
-    sequences of results that came too late and are still to be removed.
-    """
-
-    opening: Submitting
-    tasks: Table[TaskWrapper]
-    phase: Phase = Phase.PENDING
-    settled: int = 0
-    completed_runs: int = 0
-    experiences: int = 0
-    retries: frozenset[Retry] = frozenset()
-    enough_at: float | None = None
-    requested: bool = False
-    requested_until: float | None = None
-    closing: Finalizing | None = None
-    outcome: Finalized | Aborted | None = None
-    late: frozenset[int] = frozenset()
-    late_total: int = 0
-
-    @property
-    def batch(self) -> int | str:
-        """The id as the user gave it."""
-        return self.opening.batch
-
-    @property
-    def task_count(self) -> int:
-        """Tasks the batch has."""
-        return sum(group.count for group in self.opening.groups)
-
-    @property
-    def total_runs(self) -> int:
-        """Runs the batch asks for."""
-        return sum(group.count * group.repeat_times for group in self.opening.groups)
-
-    @property
-    def deadline_at(self) -> float:
-        """Unix time at which waiting ends: the caller's deadline, else the batch's own."""
-        if self.requested_until is not None:
-            return self.requested_until
-        return self.opening.at + self.opening.deadline_s
-
-    @property
-    def is_closed(self) -> bool:
-        """No result can join any more."""
-        return self.phase not in (Phase.PENDING, Phase.RUNNING)
-
-
-@dataclass(frozen=True, slots=True)
-class PublishTasks:
-    """Bring every slice that is neither queued nor answered into the queue, then mark running."""
-
-
-@dataclass(frozen=True, slots=True)
-class PublishRetry:
-    """Queue the missing runs of ``task`` as slice ``need.number``."""
-
-    task: int
-    need: SliceNeed
-
-
-@dataclass(frozen=True, slots=True)
-class Close:
-    """Journal ``entry``: from then on the batch's content is fixed."""
-
-    entry: Finalizing
-
-
-@dataclass(frozen=True, slots=True)
-class Deliver:
-    """Publish the training batch, clean the queue, then journal the end."""
-
-
-@dataclass(frozen=True, slots=True)
-class Abort:
-    """Journal ``aborted`` with ``reason`` and clean the queue."""
-
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class RemoveLate:
-    """Delete these results from the stream and count them."""
-
-    seqs: frozenset[int] = field(default_factory=frozenset)
-
-
-Effect = PublishTasks | PublishRetry | Close | Deliver | Abort | RemoveLate
 
 
 def open_batch(opening: Submitting) -> BatchState:
@@ -246,7 +104,7 @@ def next_wake(state: BatchState, now: float) -> float | None:
         return None
     times = [retry.due_at for retry in state.retries]
     if state.requested or state.opening.auto_finalize:
-        times.append(state.deadline_at)
+        times += [state.deadline_at, state.own_deadline_at]
         if state.enough_at is not None:
             times.append(state.enough_at + state.opening.grace_s)
     return min((time for time in times if time > now), default=None)
@@ -273,11 +131,7 @@ def close_reason(state: BatchState, now: float) -> CloseReason | None:
 
 def expired(state: BatchState, now: float) -> bool:
     """The deadline is over and the batch cannot close with what it has."""
-    return (
-        state.phase is Phase.RUNNING
-        and now >= state.deadline_at
-        and close_reason(state, now) is None
-    )
+    return not state.is_closed and now >= state.deadline_at and close_reason(state, now) is None
 
 
 def needs_of(state: BatchState, task: int) -> tuple[SliceNeed, ...]:
@@ -353,7 +207,9 @@ def _merge_report(state: BatchState, event: ResultArrived) -> BatchState:
         experiences=state.experiences + after.experiences - before.experiences,
         retries=(state.retries - (before_retries - after_retries))
         | (after_retries - before_retries),
-        enough_at=at if reached and state.enough_at is None else state.enough_at,
+        enough_at=at
+        if reached and state.enough_at is None and not state.is_closed
+        else state.enough_at,
     )
 
 
@@ -382,7 +238,9 @@ def _close(state: BatchState, entry: Finalizing) -> BatchState:
         for report in record.reports
         if not contains(entry.results, report.seq)
     }
-    closed = replace(state, phase=Phase.FINALIZING, closing=entry, retries=frozenset())
+    closed = replace(
+        state, phase=Phase.FINALIZING, closing=entry, retries=frozenset(), enough_at=None
+    )
     return _note_late(_without(closed, outside), outside) if outside else closed
 
 
@@ -418,14 +276,19 @@ def _end(state: BatchState, phase: Phase, entry: Finalized | Aborted) -> BatchSt
 
 
 def _without(state: BatchState, seqs: set[int]) -> BatchState:
-    tasks, runs, experiences = state.tasks, 0, 0
+    tasks, settled, runs, experiences = state.tasks, 0, 0, 0
+    opening = state.opening
     for index, record in state.tasks.items():
         kept = record.keep({report.seq for report in record.reports} - seqs)
         if kept.reports != record.reports:
             tasks = tasks.set(index, kept if kept.reports else None)
+        repeat, per_slice = shape_of(opening.groups, index)
+        settled += not awaited(kept.reports, repeat, per_slice, opening.max_attempts)
         runs += kept.completed_runs
         experiences += kept.experiences
-    return replace(state, tasks=tasks, completed_runs=runs, experiences=experiences)
+    return replace(
+        state, tasks=tasks, settled=settled, completed_runs=runs, experiences=experiences
+    )
 
 
 def _decide_running(state: BatchState, now: float) -> Sequence[Effect]:
@@ -433,7 +296,8 @@ def _decide_running(state: BatchState, now: float) -> Sequence[Effect]:
         reason = close_reason(state, now)
         if reason is not None:
             return [Close(_closing_entry(state, reason))]
-        if state.opening.auto_finalize and expired(state, now):
+        # A caller who waits for less must not end a batch that closes itself.
+        if state.opening.auto_finalize and now >= state.own_deadline_at:
             return [Abort(_expiry_text(state))]
     due = sorted(retry for retry in state.retries if retry.due_at <= now)
     return [

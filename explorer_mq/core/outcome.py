@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from explorer_mq.core.batch import BatchState, needs_of
+from explorer_mq.core.batch import needs_of
 from explorer_mq.core.grouping import shape_of
 from explorer_mq.core.metrics import (
     aggregate_eval_metrics,
@@ -13,6 +13,7 @@ from explorer_mq.core.metrics import (
     calculate_task_level_metrics,
 )
 from explorer_mq.core.records import Report, TaskWrapper
+from explorer_mq.core.state import BatchState
 from explorer_mq.core.timeouts import durations_of
 from explorer_mq_schemas.batches import (
     BatchLifecycleState,

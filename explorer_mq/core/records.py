@@ -13,6 +13,9 @@ from explorer_mq.core.grouping import first_runs, slices_per_task
 from explorer_mq_schemas.journal import Submitting
 from explorer_mq_schemas.results import Result
 
+_MOST_DOUBLINGS = 62
+"""More than any pause needs, and still a number."""
+
 
 class Report(NamedTuple):
     """The accepted result of one slice, without its payload.
@@ -153,7 +156,8 @@ def due_at(opening: Submitting, task: int, need: SliceNeed) -> float:
     """
     if need.failed_at is None:
         return opening.at
-    longest = opening.retry_first_s * 2.0 ** (max(1, need.attempts_used) - 1)
+    doublings = min(max(1, need.attempts_used) - 1, _MOST_DOUBLINGS)
+    longest = opening.retry_first_s * 2.0**doublings
     longest = min(opening.retry_longest_s, longest)
     name = f"{opening.batch}/{task}/{need.number}".encode()
     return need.failed_at + longest * (0.5 + zlib.crc32(name) / 2**33)

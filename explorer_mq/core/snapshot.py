@@ -13,10 +13,10 @@ from typing import Any
 
 import orjson
 
-from explorer_mq.core.batch import BatchState, Retry
 from explorer_mq.core.grouping import shape_of, slices_per_task
 from explorer_mq.core.ranges import Ranges, contains, to_ranges, union
 from explorer_mq.core.records import Report, TaskWrapper, awaited, due_at
+from explorer_mq.core.state import BatchState, Retry
 from explorer_mq.core.table import Table
 from explorer_mq.core.timeouts import Durations, TimeoutHistory
 from explorer_mq_schemas.batches import BatchLifecycleState as Phase

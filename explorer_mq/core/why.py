@@ -188,7 +188,7 @@ def _policies(facts: Facts) -> list[Finding]:
 
 
 def _stragglers(facts: Facts) -> list[Finding]:
-    """Named only when nothing waits for a slot: otherwise the queue is what takes its time."""
+    """Slices that have stood still the longest."""
     running = [
         (worker, one)
         for worker in facts.workers

@@ -32,6 +32,7 @@ from explorer_mq_schemas.errors import (
 )
 from explorer_mq_schemas.ids import check_run, encode_token
 from explorer_mq_schemas.policy import PolicyAnnouncement
+from explorer_mq_schemas.trainers import TrainerPhase
 
 logger = logging.getLogger(__name__)
 
@@ -122,8 +123,8 @@ class TrainerClient:
             await leases.start()
             self._room = asyncio.Semaphore(self._prefetch)
             self._policy = PolicyWriter(bus, publisher, self.name)
-            stack.push_async_callback(self._tell_stopped)
-            await self._policy.tell_phase("running")
+            stack.push_async_callback(self._tell_phase, "stopped")
+            await self._tell_phase("running")
             self._tasks = [
                 asyncio.create_task(self._fetch(bus, leases), name="trainer fetch"),
                 asyncio.create_task(leases.extend_forever(), name="trainer leases"),
@@ -205,13 +206,13 @@ class TrainerClient:
         self._need_connection()
         return await self._policy.newest()
 
-    async def _tell_stopped(self) -> None:
-        """An explorer that waits for weights then knows that none will come."""
+    async def _tell_phase(self, phase: TrainerPhase) -> None:
+        """Tell explorers, if the server can take it: training does not depend on it."""
         try:
             async with asyncio.timeout(_TELL_S):
-                await self._policy.tell_phase("stopped")
+                await self._policy.tell_phase(phase)
         except (TransientError, TimeoutError) as error:
-            logger.warning("trainer=%s did not say that it stops: %s", self.name, error)
+            logger.warning("trainer=%s could not say that it is %s: %s", self.name, phase, error)
 
     async def _wait_for_run(self, bus: Bus) -> None:
         try:

@@ -7,9 +7,9 @@ payload (consumer option ``headers_only``).
 from __future__ import annotations
 
 import json
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from explorer_mq_schemas.messages import Message, ObjectRef
 
@@ -63,6 +63,13 @@ class Result(_Report):
     policy_version_min: int | None = None
     policy_version_max: int | None = None
     object: ObjectRef | None = None
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> Self:
+        done = set(self.completed)
+        if len(done) != len(self.completed) or not done.issubset(self.run_ids):
+            raise ValueError("completed must be distinct runs of run_ids")
+        return self
 
     @property
     def missing(self) -> tuple[int, ...]:

@@ -196,3 +196,17 @@ async def test_worker_that_does_not_drop_a_closed_batch_is_fenced(
     await told.unsubscribe()
     assert events[0].kind == "worker_fenced"
     assert "did not drop the closed batch 1 within 0.3 s" in events[0].text
+
+
+async def test_a_waiter_who_leaves_does_not_leave_the_others_waiting(
+    bus, start_coordinator, start_worker
+):
+    async with start_coordinator() as coordinator:
+        await coordinator.submit_batch(batch_id=1, tasks=tasks(1))
+        stays = asyncio.create_task(coordinator.finalize_train_batch(1, timeout=20))
+        leaves = asyncio.create_task(coordinator.finalize_train_batch(1, timeout=20))
+        await asyncio.wait([stays, leaves], timeout=0.05)
+        leaves.cancel()
+        await asyncio.gather(leaves, return_exceptions=True)
+        async with start_worker():
+            assert (await asyncio.wait_for(stays, 10)).completed_runs == 2

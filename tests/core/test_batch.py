@@ -9,15 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from explorer_mq.core.batch import (
-    LEGAL_MOVES,
-    Close,
-    Deliver,
-    FinalizeRequested,
-    PublishRetry,
-    PublishTasks,
-    RemoveLate,
-    ResultArrived,
-    RetryQueued,
     close_reason,
     decide,
     evolve,
@@ -31,6 +22,17 @@ from explorer_mq.core.batch import (
 from explorer_mq.core.grouping import first_runs, slices_per_task, task_groups
 from explorer_mq.core.ranges import contains, to_ranges
 from explorer_mq.core.records import Report
+from explorer_mq.core.state import (
+    LEGAL_MOVES,
+    Close,
+    Deliver,
+    FinalizeRequested,
+    PublishRetry,
+    PublishTasks,
+    RemoveLate,
+    ResultArrived,
+    RetryQueued,
+)
 from explorer_mq.core.table import Table
 from explorer_mq_schemas.batches import BatchLifecycleState as Phase
 from explorer_mq_schemas.errors import InvalidRequest

@@ -9,16 +9,6 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from explorer_mq.core.batch import (
-    LEGAL_MOVES,
-    Abort,
-    Close,
-    FinalizeRequested,
-    FinalizeWithdrawn,
-    LateRemoved,
-    PublishRetry,
-    RemoveLate,
-    ResultArrived,
-    RetryQueued,
     abort_entry,
     close_reason,
     collect_entry,
@@ -32,6 +22,18 @@ from explorer_mq.core.batch import (
     replay,
 )
 from explorer_mq.core.snapshot import RunSnapshot, digest, dump, load
+from explorer_mq.core.state import (
+    LEGAL_MOVES,
+    Abort,
+    Close,
+    FinalizeRequested,
+    FinalizeWithdrawn,
+    LateRemoved,
+    PublishRetry,
+    RemoveLate,
+    ResultArrived,
+    RetryQueued,
+)
 from explorer_mq_schemas.batches import BatchLifecycleState as Phase
 from explorer_mq_schemas.journal import Aborted, Finalized, Finalizing, Running
 from tests.core.test_batch import TASKS, arrivals, arrive, finish_all, opening, report, running

@@ -17,6 +17,21 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from explorer_mq.core.batch import (
+    abort_entry,
+    collect_entry,
+    decide,
+    evolve,
+    expired,
+    needs_of,
+    next_wake,
+    open_needs,
+    replay,
+)
+from explorer_mq.core.grouping import each_task
+from explorer_mq.core.outcome import batch_metrics, batch_result, end_entry, manifest, statuses
+from explorer_mq.core.records import Report, SliceNeed
+from explorer_mq.core.snapshot import RunSnapshot, digest, dump, load
+from explorer_mq.core.state import (
     LEGAL_MOVES,
     Abort,
     BatchState,
@@ -32,20 +47,7 @@ from explorer_mq.core.batch import (
     RemoveLate,
     ResultArrived,
     RetryQueued,
-    abort_entry,
-    collect_entry,
-    decide,
-    evolve,
-    expired,
-    needs_of,
-    next_wake,
-    open_needs,
-    replay,
 )
-from explorer_mq.core.grouping import each_task
-from explorer_mq.core.outcome import batch_metrics, batch_result, end_entry, manifest, statuses
-from explorer_mq.core.records import Report, SliceNeed
-from explorer_mq.core.snapshot import RunSnapshot, digest, dump, load
 from explorer_mq.core.table import Table
 from explorer_mq_schemas.batches import BatchLifecycleState as Phase
 from explorer_mq_schemas.batches import BatchResult, Parts

@@ -8,8 +8,6 @@ import orjson
 import pytest
 
 from explorer_mq.core.batch import (
-    FinalizeRequested,
-    ResultArrived,
     abort_entry,
     close_reason,
     collect_entry,
@@ -28,6 +26,7 @@ from explorer_mq.core.outcome import (
     view,
 )
 from explorer_mq.core.records import Report
+from explorer_mq.core.state import FinalizeRequested, ResultArrived
 from explorer_mq_schemas.batches import BatchResult, BatchView, Parts, TrainBatchManifest
 from explorer_mq_schemas.errors import InvalidRequest
 from explorer_mq_schemas.journal import (

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from explorer_mq.core.batch import FinalizeRequested, decide, evolve, next_wake, open_batch
+from explorer_mq.core.batch import decide, evolve, next_wake, open_batch
 from explorer_mq.core.snapshot import RunSnapshot, UsedIds, digest, dump, load
+from explorer_mq.core.state import FinalizeRequested
 from explorer_mq.core.timeouts import TimeoutHistory
 from explorer_mq_schemas.errors import ContractError
 from explorer_mq_schemas.journal import Aborted, Finalized, Running

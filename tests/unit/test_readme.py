@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from explorer_mq.core.batch import LEGAL_MOVES
+from explorer_mq.core.state import LEGAL_MOVES
 
 README = Path(__file__).parents[2] / "README.md"
 

@@ -8,10 +8,9 @@ from __future__ import annotations
 import asyncio
 import logging
 
-import orjson
 from pydantic import Field
 
-from explorer_mq.bus.connection import Bus, NoResponders, Subscription
+from explorer_mq.bus.connection import Bus, Msg, NoResponders, Subscription
 from explorer_mq.bus.disconnects import watch_disconnects
 from explorer_mq.bus.state import RunState, Value
 from explorer_mq_schemas.errors import ContractError, FencedError, TransientError
@@ -68,8 +67,8 @@ class Leadership:
         finally:
             await disconnects.unsubscribe()
 
-        async def answer(message: object) -> None:
-            await self._bus.publish(getattr(message, "reply", ""), b"alive")
+        async def answer(message: Msg) -> None:
+            await self._bus.publish(message.reply, b"alive")
 
         self._pings = await self._bus.subscribe(self._me.ping, answer)
 
@@ -198,5 +197,4 @@ class Leadership:
             self._revision = revision
 
     def _is_mine(self, held: Value) -> bool:
-        fields = orjson.loads(held.data)
-        return bool(fields.get("ping") == self._me.ping)
+        return Leader.decode(held.data).ping == self._me.ping

@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from explorer_mq.coordinator_actor import CoordinatorHandle
-from explorer_mq_schemas.errors import ExplorerError, NotFound
+from explorer_mq_schemas.errors import ExplorerError, NotFound, TransientError
 from explorer_mq_schemas.tasks import Task
 
 pytestmark = [pytest.mark.e2e, pytest.mark.chaos, pytest.mark.timeout(90)]
@@ -45,6 +45,8 @@ async def answer(handle, batch):
             found = await handle.wait_batch(batch, seconds=0.2)
             if found.state != "pending":
                 return found
+        except TransientError:
+            continue  # it ended while it was asked
         except NotFound as error:
             if "no coordinator" not in str(error):
                 return None

@@ -196,8 +196,8 @@ def _merge_report(state: BatchState, event: ResultArrived) -> BatchState:
     now = awaited(after.reports, repeat, per_slice, opening.max_attempts)
     settled = state.settled + (not now) - (not was)
     reached = opening.min_wait_num is not None and settled >= opening.min_wait_num
-    after_retries = _retries(opening, event.task, now, initial)
-    before_retries = _retries(opening, event.task, was, initial)
+    after_retries = retries_of(opening, event.task, now, initial)
+    before_retries = retries_of(opening, event.task, was, initial)
     at = event.report.at
     return replace(
         state,
@@ -213,9 +213,10 @@ def _merge_report(state: BatchState, event: ResultArrived) -> BatchState:
     )
 
 
-def _retries(
+def retries_of(
     opening: Submitting, task: int, needs: Sequence[SliceNeed], initial: int
 ) -> frozenset[Retry]:
+    """The retries among the awaited slices ``needs`` of a task that began as ``initial`` slices."""
     return frozenset(
         Retry(task, need.number, due_at(opening, task, need))
         for need in needs

@@ -13,9 +13,10 @@ from typing import Any
 
 import orjson
 
+from explorer_mq.core.batch import retries_of
 from explorer_mq.core.grouping import shape_of, slices_per_task
 from explorer_mq.core.ranges import Ranges, contains, to_ranges, union
-from explorer_mq.core.records import Report, TaskWrapper, awaited, due_at
+from explorer_mq.core.records import Report, TaskWrapper, awaited
 from explorer_mq.core.state import BatchState, Retry
 from explorer_mq.core.table import Table
 from explorer_mq.core.timeouts import Durations, TimeoutHistory
@@ -185,11 +186,7 @@ def _derive(state: BatchState, records: Mapping[int, TaskWrapper]) -> BatchState
         settled += not needs
         initial = slices_per_task(repeat, per_slice)
         if state.closing is None:
-            retries.update(
-                Retry(task, need.number, due_at(opening, task, need))
-                for need in needs
-                if need.number >= initial
-            )
+            retries |= retries_of(opening, task, needs, initial)
     return replace(state, settled=settled, retries=frozenset(retries))
 
 
